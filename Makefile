@@ -1,0 +1,53 @@
+# Everything sets itself up: Python 3.11 or newer, make and a package index are enough.
+# Another interpreter: make test PYTHON=/path/to/python3.12
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+# Extra arguments, e.g. make unit ARGS="-k actors -x"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help venv demo test lint types unit test-all-pythons bench format clean
+
+help:  ## show this list
+	@echo "taskloom: make <target>"
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
+
+venv:  ## make or update the virtual environment .venv
+	@command -v "$(PYTHON)" >/dev/null || { \
+	    echo "make: no '$(PYTHON)' found; name a Python >= 3.11: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "make: taskloom needs Python >= 3.11, but '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1);" \
+	         "choose another: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" tools/environment.py $(VENV) --extras dev,demo
+
+demo: venv  ## run the image pipeline: classify many images, e-mail the results
+	@$(PY) -m examples.image_pipeline $(ARGS)
+
+test: lint types unit test-all-pythons  ## lint, types and all tests, on every CPython that is installed
+
+lint: venv  ## ruff: rules and format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: venv  ## mypy, strict, on src/
+	$(PY) -m mypy
+
+unit: venv  ## all tests, on one Python
+	@$(PY) tools/pythons.py here $(ARGS)
+
+test-all-pythons: venv  ## all tests, on every other CPython >= 3.11 that is installed
+	@$(PY) tools/pythons.py others $(ARGS)
+
+bench: venv  ## the benchmarks; results go to the terminal and to benchmarks/results/
+	@$(PY) -m benchmarks $(ARGS)
+
+format: venv  ## let ruff put the code in order
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:  ## remove the environments, the caches and what was built
+	rm -rf .venv .venv-3.* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests tools examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,195 @@
+"""Users send images, and every user gets two e-mails.  ``python -m examples.image_pipeline``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import taskloom as tl
+from examples.image_pipeline import classifier, pipeline, samples
+from examples.image_pipeline.classifier import Model
+from examples.image_pipeline.mail import PostOffice, Submission
+from examples.image_pipeline.mail_server import MailServer
+from examples.image_pipeline.report import Progress, Run, say, table, write_results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; the exit code is 0 when every sender got both letters."""
+    options = _parse(arguments)
+    try:
+        with _home(options.keep) as home:
+            return asyncio.run(_demo(options, home))
+    except KeyboardInterrupt:
+        say("\nStopped. The workers and the mail server are gone.")
+        return 130
+
+
+async def _demo(options: argparse.Namespace, home: Path) -> int:
+    say("Users send images of digits. Each gets an e-mail that his image has arrived and, when")
+    say("it has been classified, a second one with the result.\n")
+    folder = options.images or _make_images(home / "sent", options)
+    submissions = _submissions(folder, options.count if options.images else None)
+    labels = samples.read_labels(folder)
+
+    async with tl.init(
+        num_cpus=options.workers,
+        resources={"smtp": pipeline.CONNECTIONS},
+        preload=["examples.image_pipeline.pipeline"],
+    ):
+        model = await asyncio.to_thread(classifier.train)
+        say(f"The classifier has learned from {model.trained_on} other digits.")
+        workers = round(tl.cluster_resources()["CPU"])
+        say(f"\nServing all {len(submissions)} images at once, with {workers} CPUs:")
+        run = await _parallel_run(options, home / "mails", submissions, model)
+    plain = None
+    if options.compare:
+        say("\nThe same functions without the engine, one image after another:")
+        plain = await _plain_run(options, home / "mails-one-by-one", submissions, model)
+
+    say(f"\n{table(run, plain, labels)}\n")
+    if options.smtp is None and options.smtp_delay:
+        say(f"The demo's own mail server takes {options.smtp_delay:.0f} ms to accept a letter, as")
+        say("a server across a network does; with --smtp-delay 0 it answers at once.")
+    if options.keep is None:
+        say("With --keep FOLDER the images and the e-mails stay, for you to look at.")
+    else:
+        write_results(home / "results.csv", run.outcomes, labels)
+        say(f"The e-mails are in {home / 'mails'}" if options.smtp is None else f"See {home}.")
+    failures = [failure for outcome in run.outcomes for failure in outcome.failures]
+    for failure in failures:
+        say(f"Failed: {failure}")
+    return 1 if failures else 0
+
+
+async def _parallel_run(
+    options: argparse.Namespace, folder: Path, submissions: Sequence[Submission], model: Model
+) -> Run:
+    shared = tl.put(model)  # goes to the workers once and not with every image
+    progress = Progress(len(submissions))
+    with _post_office(options, folder) as office:
+        start = time.perf_counter()
+        outcomes = await pipeline.serve_all(submissions, shared, office, progress.on_done)
+        return Run(outcomes, time.perf_counter() - start)
+
+
+async def _plain_run(
+    options: argparse.Namespace, folder: Path, submissions: Sequence[Submission], model: Model
+) -> Run:
+    progress = Progress(len(submissions), lines=4, name_broken=False)
+    with _post_office(options, folder) as office:
+        start = time.perf_counter()
+        outcomes = await pipeline.serve_one_by_one(submissions, model, office, progress.on_done)
+        return Run(outcomes, time.perf_counter() - start)
+
+
+@contextmanager
+def _post_office(options: argparse.Namespace, folder: Path) -> Iterator[PostOffice]:
+    """The mail server that the user has named, or one of our own that keeps the letters."""
+    if options.smtp is not None:
+        yield options.smtp
+        return
+    with MailServer(folder, options.smtp_delay / 1000) as server:
+        yield server.office
+
+
+@contextmanager
+def _home(keep: Path | None) -> Iterator[Path]:
+    """The folder of this run: the one to keep, or one that is removed at the end."""
+    if keep is not None:
+        yield keep
+        return
+    with tempfile.TemporaryDirectory(prefix="image-pipeline-") as name:
+        yield Path(name)
+
+
+def _make_images(folder: Path, options: argparse.Namespace) -> Path:
+    samples.write_photos(folder, options.count, options.broken)
+    say(f"{options.count} images have been sent, and {options.broken} files that are broken.")
+    return folder
+
+
+def _submissions(folder: Path, limit: int | None) -> list[Submission]:
+    """One user for each image of the folder."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png")[:limit]
+    return [
+        Submission(path, f"user-{number:03d}@pipeline.example")
+        for number, path in enumerate(paths, start=1)
+    ]
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.image_pipeline",
+        description="Users send images; each gets an e-mail that it has arrived and another with "
+        "the digit that it shows. Computing and e-mail run side by side on taskloom.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--count", type=_at_least(1), default=60, metavar="N", help="images to make or to take")
+    add("--broken", type=_at_least(0), default=2, metavar="N", help="broken files to make besides")
+    add("--images", type=_folder, metavar="DIR", help="take the PNG files of this folder instead")
+    add("--workers", type=_at_least(1), metavar="N", help="CPUs to use, all when not given")
+    add(
+        "--smtp",
+        type=_address,
+        metavar="HOST:PORT",
+        help="a real mail server (it gets all the "
+        "letters twice unless --no-compare; SMTP_USER and SMTP_PASSWORD are its login)",
+    )
+    add(
+        "--smtp-delay",
+        type=_at_least(0),
+        default=50,
+        metavar="MS",
+        help="what the demo's own mail server takes for a letter",
+    )
+    add(
+        "--compare",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure the sequential run too",
+    )
+    add("--keep", type=_empty_folder, metavar="DIR", help="store images and e-mails here")
+    return parser.parse_args(arguments)
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"a whole number from {least} on, not {text!r}")
+        return int(text)
+
+    return number
+
+
+def _address(text: str) -> PostOffice:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise argparse.ArgumentTypeError(f"HOST:PORT, not {text!r}")
+    return PostOffice(host.strip("[]"), int(port))
+
+
+def _folder(text: str) -> Path:
+    path = Path(text).resolve()
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a folder")
+    if not any(entry.suffix.lower() == ".png" for entry in path.iterdir()):
+        raise argparse.ArgumentTypeError(f"there is no PNG file in {text}")
+    return path
+
+
+def _empty_folder(text: str) -> Path:
+    path = Path(text).resolve()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise argparse.ArgumentTypeError(f"{text} exists and is not an empty folder")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""The graph: which objects and calls there are, who waits for whom, who keeps what.
+
+Everything here is a work list, never a recursion: a chain of a hundred thousand nodes ends,
+fails or is dropped in one flat loop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from taskloom._core.node import Error, Node, ObjectRecord
+from taskloom._core.states import LEGAL, TERMINAL, NodeState
+from taskloom.exceptions import InternalError
+
+Observer = Callable[[Node, NodeState, NodeState, str], None]
+
+
+class Graph:
+    def __init__(
+        self,
+        resolve: Callable[[ObjectRecord], None],
+        report_unseen: Callable[[ObjectRecord, str], None],
+    ) -> None:
+        self.objects: dict[int, ObjectRecord] = {}
+        self.nodes: dict[int, Node] = {}
+        self.observer: Observer | None = None
+        self._resolve = resolve
+        self._report_unseen = report_unseen
+        self._orders = 0
+
+    # -- nodes --------------------------------------------------------------------------------
+
+    def move(self, node: Node, new: NodeState, why: str) -> None:
+        """The only line in the project that changes a node's state."""
+        old = node.state
+        if new not in LEGAL[old]:
+            raise InternalError(f"{node!r}: {old.name} -> {new.name} is not a move ({why})")
+        node.state = new
+        if self.observer is not None:
+            self.observer(node, old, new, why)
+
+    def add(self, node: Node) -> Error | None:
+        """Enter a node and its outputs; count what is missing.
+
+        Returns the error of a dependency that has failed already: the node must fail, too.
+        """
+        self.nodes[node.key] = node
+        self._orders += 1
+        node.order = self._orders
+        for record in node.outputs:
+            self.objects[record.key] = record
+            record.producer = node
+        parent = node.parent
+        if parent is not None:
+            if parent.children is None:
+                parent.children = {}
+            parent.children[node.key] = node
+        failed: Error | None = None
+        for dep in node.deps:
+            dep.holds += 1
+            if dep.outcome is None:
+                node.unfinished += 1
+                if dep.dependents is None:
+                    dep.dependents = [node]
+                else:
+                    dep.dependents.append(node)
+            elif dep.failed:
+                dep.seen = True
+                failed = failed or dep.outcome
+        for record in node.nested:
+            record.holds += 1
+        return failed
+
+    def finish(self, node: Node, outcomes: Sequence[Any], contained: Sequence[Any]) -> list[Node]:
+        """The node has a value for each output; the dependents that are READY now."""
+        self.move(node, NodeState.FINISHED, "result")
+        ready: list[Node] = []
+        for record, outcome, keys in zip(node.outputs, outcomes, contained, strict=True):
+            record.outcome = outcome
+            if keys:
+                self._contain(record, keys)
+            waiting, record.dependents = record.dependents, None
+            if waiting:
+                for dependent in waiting:
+                    dependent.unfinished -= 1
+                    if not dependent.unfinished and dependent.state is NodeState.WAITING:
+                        self.move(dependent, NodeState.READY, "dependencies done")
+                        ready.append(dependent)
+            self._settle(record)
+        self._leave(node)
+        return ready
+
+    def fail(self, node: Node, error: Error, why: str) -> list[Node]:
+        """The node ends with an error, and with it all that depend on it; those nodes.
+
+        They share one error object, whatever their number.
+        """
+        ended: list[Node] = []
+        todo: deque[tuple[Node, Error]] = deque([(node, error)])
+        while todo:
+            current, cause = todo.popleft()
+            if current.state in TERMINAL:
+                continue
+            cancelled = cause.cancelled
+            self.move(current, NodeState.CANCELLED if cancelled else NodeState.FAILED, why)
+            ended.append(current)
+            for record in current.outputs:
+                record.outcome = cause
+                record.failed = True
+                waiting, record.dependents = record.dependents, None
+                if waiting:
+                    record.seen = True  # they carry the error on
+                    inherited = cause.inherit()
+                    todo.extend((dependent, inherited) for dependent in waiting)
+                self._settle(record)
+            if not current.outputs and not cancelled:
+                orphan = ObjectRecord(current.key)
+                orphan.outcome = cause
+                self._report_unseen(orphan, current.spec.name)
+            self._leave(current)
+        return ended
+
+    def _settle(self, record: ObjectRecord) -> None:
+        self._resolve(record)
+        if record.holds == 0:
+            self._forget(record)
+
+    def _leave(self, node: Node) -> None:
+        """The node has ended: what it held goes."""
+        self.nodes.pop(node.key, None)
+        parent = node.parent
+        if parent is not None and parent.children is not None:
+            parent.children.pop(node.key, None)
+            node.parent = None
+        for record in node.outputs:
+            record.producer = None
+        held = node.deps + node.nested
+        node.deps = node.nested = ()
+        node.args = node.holes = node.context = None
+        for record in held:
+            self.release(record)
+
+    # -- objects -------------------------------------------------------------------------------
+
+    def add_value(self, record: ObjectRecord, outcome: Any, contained: Iterable[int]) -> None:
+        """Enter an object that is done: a ``put``."""
+        self.objects[record.key] = record
+        record.outcome = outcome
+        self._contain(record, contained)
+        self._settle(record)
+
+    def release(self, record: ObjectRecord) -> None:
+        """One reason less to keep the object."""
+        record.holds -= 1
+        if record.holds == 0 and record.outcome is not None:
+            self._forget(record)
+
+    def _contain(self, record: ObjectRecord, keys: Iterable[int]) -> None:
+        inner = tuple(self.objects[key] for key in keys if key in self.objects)
+        for member in inner:
+            member.holds += 1
+        record.contains = inner
+
+    def _forget(self, record: ObjectRecord) -> None:
+        """Nobody can reach the object any more, nor what only it contained."""
+        todo = [record]
+        while todo:
+            current = todo.pop()
+            self.objects.pop(current.key, None)
+            if current.failed and not current.seen and not current.outcome.cancelled:
+                self._report_unseen(current, "")
+            inner, current.contains = current.contains, ()
+            for member in inner:
+                member.holds -= 1
+                if member.holds == 0 and member.outcome is not None:
+                    todo.append(member)

@@ -1,0 +1,171 @@
+"""The records of the graph: an object, the call that makes it, the worker that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from taskloom._core.states import NodeState
+
+if TYPE_CHECKING:
+    from taskloom._core.resources import Allocation
+    from taskloom._spec import TaskSpec
+
+# Where a value goes in the arguments (position or keyword), and which dependency it is.
+Holes = tuple[tuple[int | str, int], ...]
+
+
+class Error(Protocol):
+    """An outcome that is an error.  The core only hands it on."""
+
+    @property
+    def cancelled(self) -> bool: ...
+
+    def inherit(self) -> Error:
+        """The same error as a dependent sees it: one shared object for a whole chain."""
+
+
+class ObjectRecord:
+    """One object: its outcome, and everybody who has a reason to keep it.
+
+    ``outcome`` is None until it is done.  The engine's thread sets it once; any thread may
+    read it.  ``holds`` counts the reasons to keep the object: live refs in the driver, workers
+    that borrow it, tasks that wait for it, objects that contain it, pins.  Invariant: a record
+    is forgotten when ``holds == 0`` and its outcome is there.
+    """
+
+    __slots__ = (
+        "contains",
+        "dependents",
+        "failed",
+        "holds",
+        "key",
+        "outcome",
+        "producer",
+        "seen",
+        "waiters",
+    )
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+        self.outcome: Any = None
+        self.failed = False
+        self.holds = 1  # the ref that is made together with the record
+        self.producer: Node | None = None
+        self.dependents: list[Node] | None = None
+        self.waiters: list[Callable[[ObjectRecord], None]] | None = None
+        self.contains: tuple[ObjectRecord, ...] = ()
+        self.seen = False  # somebody has looked at the error, so nobody need be told
+
+
+class Node:
+    """One call and its place in the graph.
+
+    Invariants: ``unfinished`` is the number of ``deps`` without an outcome; a node leaves
+    WAITING for READY only when it is 0.  ``deps`` and ``nested`` are held until the node ends.
+    """
+
+    __slots__ = (
+        "allocation",
+        "args",
+        "attempt",
+        "cancel_asked",
+        "children",
+        "context",
+        "depth",
+        "deps",
+        "holes",
+        "key",
+        "nested",
+        "order",
+        "outputs",
+        "parent",
+        "passed_over",
+        "seq",
+        "spec",
+        "state",
+        "unfinished",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        key: int,
+        spec: TaskSpec,
+        args: Any,
+        holes: Holes | None,
+        deps: tuple[ObjectRecord, ...],
+        outputs: tuple[ObjectRecord, ...],
+    ) -> None:
+        self.key = key
+        self.spec = spec
+        self.args = args
+        self.holes = holes
+        self.deps = deps
+        self.outputs = outputs
+        self.nested: tuple[ObjectRecord, ...] = ()
+        self.context: bytes | None = None
+        self.parent: Node | None = None
+        self.children: dict[int, Node] | None = None
+        self.depth = 0
+        self.order = 0
+        self.attempt = 0
+        self.unfinished = 0
+        self.passed_over = 0
+        self.state = NodeState.WAITING
+        self.worker: WorkerRecord | None = None
+        self.seq = 0
+        self.allocation: Allocation | None = None
+        self.cancel_asked = False
+
+    def __repr__(self) -> str:
+        return f"<Node {self.spec.name} {self.key:#x} {self.state.name}>"
+
+
+class WorkerKind(IntEnum):
+    PROCESS = 0
+    """Runs one ``def`` task at a time in its main thread."""
+    LOOP = 1
+    """Runs many ``async def`` tasks at once in an event loop."""
+
+
+class WorkerRecord:
+    """What the loom knows of one worker.
+
+    A PROCESS worker holds one ``lease``: the resources of the one task it runs, for as long as
+    it has tasks of that shape.  Invariant: ``lease`` is set exactly when ``inflight`` is not
+    empty, and its CPUs are released while ``pending_requests > 0`` (it is blocked).
+    """
+
+    __slots__ = (
+        "borrowed",
+        "inflight",
+        "kind",
+        "last_progress",
+        "lease",
+        "number",
+        "pending_requests",
+        "ready",
+        "seq",
+        "window",
+    )
+
+    def __init__(self, number: int, kind: WorkerKind) -> None:
+        self.number = number
+        self.kind = kind
+        self.ready = False
+        self.seq = 0  # of the last task handed out
+        self.inflight: dict[int, Node] = {}
+        self.lease: Allocation | None = None
+        self.pending_requests = 0  # get and wait calls of its tasks that are not answered
+        self.window = 0  # how many it may have in flight, given what it has already
+        self.last_progress = 0  # the lowest outstanding seq when the engine last looked
+        self.borrowed: dict[int, ObjectRecord] = {}
+
+    @property
+    def blocked(self) -> bool:
+        return self.pending_requests > 0 and self.kind is WorkerKind.PROCESS
+
+    def __repr__(self) -> str:
+        return f"<worker {self.number} {self.kind.name} {len(self.inflight)} in flight>"

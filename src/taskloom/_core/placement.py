@@ -1,0 +1,47 @@
+"""How much work a worker gets at once: about a millisecond, judged by what was measured.
+
+A task whose run time is unknown or long travels alone, so that it never stands behind another
+one while some worker is idle.  Short ones travel in batches, so that the trip costs little.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from taskloom._spec import FunctionKey
+
+BUDGET_S: Final = 0.001
+"""Work to have in flight for one worker."""
+OVERHEAD_S: Final = 0.000_010
+"""What a task costs a worker besides its body."""
+MAX_BATCH: Final = 64
+LOOP_CAPACITY: Final = 1000
+"""Coroutines that one LOOP worker runs at once (as an async actor of Ray)."""
+_WEIGHT: Final = 0.2
+_KNOWN_FUNCTIONS: Final = 10_000
+
+
+class RunTimes:
+    """The run time of each function: a mean that follows rises at once and falls slowly."""
+
+    def __init__(self) -> None:
+        self._mean_s: dict[FunctionKey, float] = {}
+
+    def note(self, function: FunctionKey, seconds: float) -> None:
+        mean = self._mean_s.get(function)
+        if mean is None:
+            if len(self._mean_s) >= _KNOWN_FUNCTIONS:
+                self._mean_s.clear()  # a program that makes functions without end: start anew
+            self._mean_s[function] = seconds
+        elif seconds > mean:
+            self._mean_s[function] = (mean + seconds) / 2
+        else:
+            self._mean_s[function] = mean + (seconds - mean) * _WEIGHT
+
+    def window(self, function: FunctionKey) -> int:
+        """How many calls of a function one worker may have in flight."""
+        mean = self._mean_s.get(function)
+        if mean is None:
+            return 1
+        return max(1, min(MAX_BATCH, int(BUDGET_S / (mean + OVERHEAD_S))))
+

@@ -1,0 +1,163 @@
+"""The pass that hands out work: which ready node goes to which worker now.
+
+A PROCESS worker that has tasks holds a lease of the resources of one task.  Tasks of the same
+shape may follow on that lease without asking the books again; when the worker runs dry the
+lease ends.  Coroutines share LOOP workers, each with an allocation of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from taskloom._core.node import Node, WorkerKind, WorkerRecord
+from taskloom._core.placement import LOOP_CAPACITY
+from taskloom._core.ready_queue import Bucket
+from taskloom._core.resources import Allocation, Request
+from taskloom._core.states import NodeState
+from taskloom._spec import UNITS_PER_RESOURCE
+
+if TYPE_CHECKING:
+    from taskloom._core.reactor import Reactor
+
+PATIENCE: Final = 100
+"""How many later tasks may start before one that does not fit yet; then they wait for it."""
+
+
+class Scheduler:
+    def __init__(self, loom: Reactor, max_processes: int) -> None:
+        self._loom = loom
+        self._max_processes = max_processes
+        self._idle: list[WorkerRecord] = []  # PROCESS workers; the last one used is the first
+        self._loops: list[WorkerRecord] = []
+        self._leased: dict[Request, dict[int, WorkerRecord]] = {}
+        self._wave = max(2, loom.ledger.total.get("CPU", 0) // UNITS_PER_RESOURCE)
+        self._started = 0  # nodes handed out in this pass
+
+    # -- who is there -----------------------------------------------------------------------------
+
+    def add_idle(self, worker: WorkerRecord) -> None:
+        if worker.kind is WorkerKind.LOOP:
+            if worker not in self._loops:
+                self._loops.append(worker)
+        elif worker not in self._idle:
+            self._idle.append(worker)
+
+    def remove(self, worker: WorkerRecord) -> None:
+        if worker in self._idle:
+            self._idle.remove(worker)
+        if worker in self._loops:
+            self._loops.remove(worker)
+
+    def lease_ended(self, worker: WorkerRecord) -> None:
+        assert worker.lease is not None
+        del self._leased[worker.lease.request][worker.number]
+        if not self._leased[worker.lease.request]:
+            del self._leased[worker.lease.request]
+
+    # -- the pass -----------------------------------------------------------------------------------
+
+    def run_pass(self) -> None:
+        buckets = self._loom.ready.in_order()
+        if not buckets:
+            return
+        ledger = self._loom.ledger
+        reserved: list[Allocation] = []  # for tasks whose workers are still to be started
+        wanted = 0
+        stuck: list[tuple[Node, int]] = []  # does not fit; how many had started before it
+        self._started = 0
+        for bucket in buckets:
+            if bucket.kind is WorkerKind.LOOP:
+                self._place_coroutines(bucket)
+            else:
+                self._place_tasks(bucket)
+                room = self._max_processes - len(self._loom.workers)
+                for _ in range(min(len(bucket.nodes), max(1, room))):
+                    if not ledger.fits(bucket.request):
+                        break
+                    reserved.append(ledger.acquire(bucket.request))
+                    wanted += 1
+            head = bucket.head()
+            if head is not None and not ledger.fits(bucket.request):
+                if head.passed_over > PATIENCE:
+                    break
+                stuck.append((head, self._started))
+        for head, before in stuck:
+            head.passed_over += self._started - before
+        for allocation in reserved:
+            ledger.release(allocation)
+        if wanted:
+            self._want_processes(wanted)
+
+    def _place_tasks(self, bucket: Bucket) -> None:
+        """To idle workers first, one each; then behind the short tasks of busy ones."""
+        ledger, request = self._loom.ledger, bucket.request
+        while self._idle and (node := bucket.head()) is not None and ledger.fits(request):
+            worker = self._idle.pop()
+            worker.lease = ledger.acquire(request)
+            worker.window = self._loom.times.window(node.spec.function.key)
+            self._leased.setdefault(request, {})[worker.number] = worker
+            self._hand(worker, node, bucket)
+        leased = self._leased.get(request)
+        if not leased or bucket.head() is None:
+            return
+        open_workers = [
+            worker
+            for worker in leased.values()
+            if worker.window > len(worker.inflight) and not worker.pending_requests
+        ]
+        for position, worker in enumerate(open_workers):
+            # An even share for each, so that nobody sits idle while another one has a queue.
+            share = -(-len(bucket.nodes) // (len(open_workers) - position))
+            self._top_up(worker, bucket, share)
+
+    def _top_up(self, worker: WorkerRecord, bucket: Bucket, share: int) -> None:
+        window_of = self._loom.times.window
+        while share > 0 and (node := bucket.head()) is not None:
+            window = min(worker.window, window_of(node.spec.function.key))
+            if window <= len(worker.inflight):
+                return
+            worker.window = window
+            self._hand(worker, node, bucket)
+            share -= 1
+
+    def _place_coroutines(self, bucket: Bucket) -> None:
+        ledger, request = self._loom.ledger, bucket.request
+        for worker in self._loops:
+            while len(worker.inflight) < LOOP_CAPACITY and (node := bucket.head()) is not None:
+                if not ledger.fits(request):
+                    return
+                node.allocation = ledger.acquire(request)
+                self._hand(worker, node, bucket)
+        if bucket.head() is not None and not self._loops:
+            self._loom.outbox.start_workers(WorkerKind.LOOP, 1)
+
+    def _hand(self, worker: WorkerRecord, node: Node, bucket: Bucket) -> None:
+        bucket.nodes.popleft()
+        worker.seq += 1
+        node.seq = worker.seq
+        node.worker = worker
+        node.attempt += 1
+        worker.inflight[node.seq] = node
+        self._loom.graph.move(node, NodeState.ASSIGNED, "placed")
+        self._started += 1
+        self._loom.outbox.run(worker, node)
+
+    def _want_processes(self, wanted: int) -> None:
+        """Start workers, within the limit; beyond it, nobody may wait for ever."""
+        processes = [w for w in self._loom.workers.values() if w.kind is WorkerKind.PROCESS]
+        starting = sum(not worker.ready for worker in processes)
+        allowed = self._max_processes - len(processes)
+        # In waves of as many as there are CPUs: short tasks without CPUs need no more.
+        missing = min(wanted, self._wave) - starting
+        missing = min(missing, allowed)
+        if missing > 0:
+            self._loom.outbox.start_workers(WorkerKind.PROCESS, missing)
+        elif not starting and allowed <= 0 and all(w.blocked for w in processes):
+            # Every process belongs to a task that waits, and what they wait for needs one more.
+            for bucket in self._loom.ready.in_order():
+                head = bucket.head()
+                if bucket.kind is WorkerKind.PROCESS and head is not None:
+                    bucket.nodes.popleft()
+                    error = self._loom.outbox.too_deep(head)
+                    self._loom.graph.fail(head, error, "too deep")  # type: ignore[arg-type]
+                    return

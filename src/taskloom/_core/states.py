@@ -1,0 +1,58 @@
+"""The states of a node, the moves between them, and who may make them.
+
+::
+
+                    submit                    all dependencies done
+        (nothing) ---------> WAITING -----------------------------------> READY
+                                |                                          ^  |
+                 dependency     |                      taken back, retried |  | handed to a
+                 failed, cancel |                                          |  v worker
+                                v                                       ASSIGNED
+                     FAILED, CANCELLED <---------- cancel, error ----------|  |
+                                                                              | result
+                                                                              v
+                                                                           FINISHED
+
+A node that is handed to a worker is ASSIGNED.  Whether it *runs* already is not a state of its
+own: workers start what they are given in order and write the number of the last one they
+started into a page that the driver reads, so it is derived where it matters (``_pool``), and no
+message per task is spent on it.
+
+Only ``Graph.move`` changes a state, and it asks the table.  The races and how each one ends:
+
+* *A result and a cancel cross.*  Whoever moves the node first wins; a finished node does not
+  move again, so the other one finds nothing to do.
+* *A result and a take-back cross.*  The worker decides, under its own lock: either it has
+  started the task and the result comes, or it has not and never will.
+* *A result and the death of its worker cross.*  What the worker had sent is read before its
+  death is told, so a result that was sent counts.
+* *A message of an older attempt.*  Each hand-out has a number of its own (``seq``); an answer
+  whose number is not outstanding is dropped and counted.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+
+class NodeState(IntEnum):  # IntEnum: hashing stays in C, and states are looked up per move
+    WAITING = 0
+    READY = 1
+    ASSIGNED = 2
+    FINISHED = 3
+    FAILED = 4
+    CANCELLED = 5
+
+
+_S = NodeState
+LEGAL: Final[dict[NodeState, frozenset[NodeState]]] = {
+    _S.WAITING: frozenset({_S.READY, _S.FAILED, _S.CANCELLED}),  # FAILED: a dependency did
+    _S.READY: frozenset({_S.ASSIGNED, _S.FAILED, _S.CANCELLED}),  # FAILED: can never run
+    _S.ASSIGNED: frozenset({_S.READY, _S.FINISHED, _S.FAILED, _S.CANCELLED}),
+    _S.FINISHED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.CANCELLED: frozenset(),
+}
+
+TERMINAL: Final = frozenset({_S.FINISHED, _S.FAILED, _S.CANCELLED})

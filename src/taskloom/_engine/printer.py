@@ -1,0 +1,90 @@
+"""Brings what workers print to the driver's own stdout and stderr.
+
+The engine's thread only queues lines, so a slow terminal or a closed pipe never holds up the
+graph.  They are written by a thread of their own, or by whoever fetches a result: before ``get``
+returns, everything that was printed before the result is on the stream (LOG-3).
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+MAX_BACKLOG: Final = 100_000
+"""Lines that may wait for a slow stream; what comes on top of that is dropped and counted."""
+
+
+class Printer:
+    def __init__(self) -> None:
+        self.backlog: deque[tuple[int, Callable[[], str] | str]] = deque()
+        self._dropped = 0
+        self._lock = threading.Lock()  # held while writing
+        self._wake = threading.Lock()
+        self._wake.acquire()
+        self._awake = False
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def push(self, stream: int, text: Callable[[], str] | str) -> None:
+        """Queue a line for stdout (1) or stderr (2); text that is costly may be a function."""
+        if len(self.backlog) >= MAX_BACKLOG:
+            self._dropped += 1
+            return
+        self.backlog.append((stream, text))
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(target=self._serve, name="taskloom-print", daemon=True)
+            self._thread.start()
+        if not self._awake:
+            self._awake = True
+            self._wake.release()
+
+    def flush(self) -> None:
+        """Write what is queued; on return it is on the streams."""
+        with self._lock:
+            self._write_all()
+
+    def close(self) -> None:
+        """Write what is left and end the thread."""
+        self._closed = True
+        self.flush()
+        if self._thread is not None:
+            if not self._awake:
+                self._awake = True
+                self._wake.release()
+            self._thread.join(5)  # it may hang on a pipe that nobody reads
+            self._thread = None
+
+    def _serve(self) -> None:
+        while not self._closed:
+            self._wake.acquire()
+            self._awake = False
+            self.flush()
+
+    def _write_all(self) -> None:
+        used = set()
+        while self.backlog:
+            number, text = self.backlog.popleft()
+            used.add(number)
+            self._write(number, text if isinstance(text, str) else text())
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self._write(2, f"(taskloom) {dropped} lines of workers were dropped")
+        for number in used:
+            stream = sys.stdout if number == 1 else sys.stderr
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass  # closed or gone: the program's own affair
+
+    def _write(self, number: int, text: str) -> None:
+        stream = sys.stdout if number == 1 else sys.stderr
+        try:
+            stream.write(text + "\n")
+        except UnicodeEncodeError:
+            encoding = getattr(stream, "encoding", None) or "ascii"
+            stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+        except (OSError, ValueError, AttributeError):
+            pass  # as above

@@ -1,0 +1,45 @@
+"""What workers submit: specs and nodes from their messages."""
+
+from __future__ import annotations
+
+from taskloom._core.node import Node, ObjectRecord
+from taskloom._pool.process import WorkerProcess
+from taskloom._spec import Function, TaskSpec
+from taskloom._wire.frames import Message
+
+
+def spec_from_worker(worker: WorkerProcess, message: Message) -> TaskSpec:
+    """The spec of a SPEC message; its function came before it."""
+    (_, _, key, function_name, module, is_coroutine, name, num_returns, request, max_retries,
+     retry, priority) = message  # fmt: skip
+    function = Function(
+        key=key,
+        blob=worker.functions[key],
+        name=function_name,
+        module=module,
+        is_coroutine=is_coroutine,
+    )
+    return TaskSpec(
+        function=function,
+        name=name,
+        num_returns=num_returns,
+        request=request,
+        max_retries=max_retries,
+        retry_exceptions=retry,
+        priority=priority,
+    )
+
+
+def node_from_worker(
+    worker: WorkerProcess, message: Message, objects: dict[int, ObjectRecord]
+) -> Node:
+    """The node of a SUBMIT message.  Its refs are borrowed by the worker, so they are there."""
+    _, key, spec_number, payload, holes, dep_keys, nested_keys, context, parent_seq = message
+    spec = worker.specs[spec_number]
+    outputs = tuple(ObjectRecord(key + 1 + index) for index in range(spec.num_returns))
+    node = Node(key, spec, payload, holes, tuple(objects[k] for k in dep_keys), outputs)
+    node.nested = tuple(objects[k] for k in nested_keys if k in objects)
+    node.context = context
+    node.parent = worker.record.inflight.get(parent_seq)
+    node.depth = node.parent.depth + 1 if node.parent is not None else 1
+    return node

@@ -1,0 +1,126 @@
+"""Who waits for objects: threads of the driver, foreign event loops, callbacks."""
+
+from __future__ import annotations
+
+import threading
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from taskloom._core.node import ObjectRecord
+
+
+class Waiter:
+    """Watches some records; ``on_done`` runs in the engine's thread, once for each."""
+
+    def __init__(self, records: Iterable[ObjectRecord]) -> None:
+        self.records = list(records)
+
+    def on_done(self, record: ObjectRecord) -> None:
+        raise NotImplementedError
+
+
+class ThreadWaiter(Waiter):
+    """A thread that is blocked in ``get`` or ``wait``.
+
+    Args:
+        records: what it waits for, each once.
+        count: how many of them must be done.
+        stop_at_failure: a failed one ends the wait (``get``).
+    """
+
+    def __init__(
+        self, records: Iterable[ObjectRecord], count: int, *, stop_at_failure: bool
+    ) -> None:
+        super().__init__(records)
+        self._left = count
+        self._stop_at_failure = stop_at_failure
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._released = False
+
+    def on_done(self, record: ObjectRecord) -> None:
+        self._left -= 1
+        if not self._released and (
+            self._left <= 0 or (self._stop_at_failure and record.failed)
+        ):
+            self._released = True
+            self._lock.release()
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Block; False when time was up.  Signals interrupt it (Ctrl-C)."""
+        return self._lock.acquire(timeout=-1 if timeout_s is None else timeout_s)
+
+
+class Subscriber(Waiter):
+    """A callback for each record, in the engine's thread or in a foreign loop."""
+
+    def __init__(
+        self,
+        records: Iterable[ObjectRecord],
+        callback: Callable[[int], None],
+        loop: AbstractEventLoop | None,
+        wakeups: Wakeups,
+    ) -> None:
+        super().__init__(records)
+        self._callback = callback
+        self._loop = loop
+        self._wakeups = wakeups
+        self.stopped = False
+
+    def on_done(self, record: ObjectRecord) -> None:
+        if self.stopped:
+            return
+        if self._loop is None:
+            self._callback(record.key)
+        else:
+            self._wakeups.add(self._loop, self, record.key)
+
+    def call(self, key: int) -> None:
+        """In the foreign loop."""
+        if not self.stopped:
+            self._callback(key)
+
+
+class Wakeups:
+    """What foreign loops are to be told at the end of this tick: one call for each loop."""
+
+    def __init__(self) -> None:
+        self._pending: dict[AbstractEventLoop, list[tuple[Subscriber, int]]] = {}
+
+    def add(self, loop: AbstractEventLoop, subscriber: Subscriber, key: int) -> None:
+        self._pending.setdefault(loop, []).append((subscriber, key))
+
+    def deliver(self) -> None:
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, {}
+        for loop, calls in pending.items():
+            try:
+                loop.call_soon_threadsafe(_call_all, calls)
+            except RuntimeError:
+                pass  # the loop that waited is closed: nobody is left to tell
+
+
+def _call_all(calls: list[tuple[Subscriber, int]]) -> None:
+    for subscriber, key in calls:
+        subscriber.call(key)
+
+
+def attach(waiter: Waiter, on_done: Callable[[ObjectRecord], Any] | None = None) -> None:
+    """Have the waiter told; of what is done already, at once.  In the engine's thread."""
+    tell = on_done or waiter.on_done
+    for record in waiter.records:
+        if record.outcome is not None:
+            tell(record)
+        elif record.waiters is None:
+            record.waiters = [tell]
+        else:
+            record.waiters.append(tell)
+
+
+def detach(waiter: Waiter) -> None:
+    """Leave no trace in records that are not done yet.  In the engine's thread."""
+    for record in waiter.records:
+        if record.waiters is not None and waiter.on_done in record.waiters:
+            record.waiters.remove(waiter.on_done)

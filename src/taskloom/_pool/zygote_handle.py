@@ -1,0 +1,127 @@
+"""The driver's end of the zygote: start it, order workers, hear how they ended."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
+from typing import Any, Final
+
+from taskloom._wire.zygote_orders import FACTS_HEAD, ORDER, REPORT
+
+STOP_S: Final = 2.0
+"""How long the zygote may take to end all workers and itself."""
+
+_START: Final = (
+    "import sys; sys.path[:] = {path!r}; "
+    "from taskloom._worker.zygote import main; main({fd})"
+)
+
+OnReport = Callable[[int, int, int, int], None]
+"""what, worker number, pid or status, pidfd (-1: none)"""
+
+
+class ZygoteHandle:
+    """The process from which workers are forked.
+
+    It must be started from a thread that lives as long as the session: the kernel ties the
+    death signal of a child to the thread that made it.
+
+    Args:
+        facts: sent to it, see ``_worker/zygote.py``.
+        page_fd: descriptor of the page that workers write what they have started into.
+    """
+
+    def __init__(self, facts: dict[str, Any], page_fd: int) -> None:
+        ours, theirs = socket.socketpair()
+        self._sock = ours
+        self._loop: AbstractEventLoop | None = None
+        self._on_report: OnReport = lambda *_: None
+        self._on_end: Callable[[], None] = lambda: None
+        self._errors_fd, their_errors = os.pipe()
+        os.set_blocking(self._errors_fd, False)
+        path = [entry for entry in sys.path if isinstance(entry, str)]
+        code = _START.format(path=path, fd=theirs.fileno())
+        # The interpreter's own flags: the workers' Python is the driver's.
+        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, *flags, "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=their_errors,
+                stderr=their_errors,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+            os.close(their_errors)
+        blob = pickle.dumps(facts)
+        socket.send_fds(ours, [FACTS_HEAD.pack(len(blob))], [page_fd])
+        ours.sendall(blob)
+
+    def attach(
+        self, loop: AbstractEventLoop, on_report: OnReport, on_end: Callable[[], None]
+    ) -> None:
+        """Listen on ``loop``; ``on_end`` says that the zygote itself has died."""
+        self._loop = loop
+        self._on_report = on_report
+        self._on_end = on_end
+        self._sock.setblocking(False)
+        loop.add_reader(self._sock.fileno(), self._on_readable)
+
+    def order(self, number: int, kind: int, fds: list[int]) -> bool:
+        """Have a worker forked; False when the zygote is gone."""
+        try:
+            socket.send_fds(self._sock, [ORDER.pack(number, kind)], fds)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> str:
+        """Hang up, and wait until it has ended all workers and itself.
+
+        Returns: what it has printed: nothing, unless something went wrong.
+        """
+        self.hang_up()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        try:
+            errors = os.read(self._errors_fd, 65536)
+        except BlockingIOError:
+            errors = b""
+        os.close(self._errors_fd)
+        return errors.decode(errors="replace")
+
+    def close_fds_after_fork(self) -> None:
+        """In a forked child of the driver: our copies of the descriptors go."""
+        self._sock.close()
+        os.close(self._errors_fd)
+
+    def hang_up(self) -> None:
+        if self._loop is not None and self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+
+    def _on_readable(self) -> None:
+        while self._sock.fileno() >= 0:
+            try:
+                report, fds, _, _ = socket.recv_fds(self._sock, REPORT.size, 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                report, fds = b"", []
+            if len(report) < REPORT.size:
+                self.hang_up()
+                self._on_end()
+                return
+            for fd in fds:
+                os.set_inheritable(fd, False)  # recvmsg may lose the flag
+            self._on_report(*REPORT.unpack(report), fds[0] if fds else -1)

@@ -1,0 +1,125 @@
+"""Context variables between processes.
+
+They have no pickle of their own.  One that a module holds is found there again; one of
+``__main__`` (or a local one) becomes a new variable of that name, the same for each mention.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from contextvars import Context, ContextVar, copy_context
+from importlib import import_module
+from typing import Any, Final
+
+_MISSING: Final = "taskloom: no default"
+_NOT_CARRIED: Final = frozenset({"asyncio", "anyio", "sniffio", "trio", "uvloop", "cloudpickle"})
+"""Packages whose variables say where the *caller* runs: they would be lies in a worker."""
+
+_homes: dict[ContextVar[Any], str | None] = {}  # the module that holds a variable
+_tokens: dict[ContextVar[Any], str] = {}
+_by_token: dict[str, ContextVar[Any]] = {}
+
+Dumps = Callable[[object], bytes]
+Loads = Callable[[bytes], Any]
+
+
+def reduce_context_var(var: ContextVar[Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """How a pickler writes a context variable."""
+    module = _home_of(var)
+    if module is not None:
+        return _var_of_module, (module, var.name)
+    token = _tokens.get(var)
+    if token is None:
+        token = _tokens[var] = f"{var.name}-{os.getpid()}-{id(var)}"
+        _by_token[token] = var
+    try:
+        default = Context().run(var.get)
+    except LookupError:
+        default = _MISSING
+    return _var_of_token, (token, var.name, default)
+
+
+def _home_of(var: ContextVar[Any]) -> str | None:
+    if var not in _homes:
+        _homes[var] = next(
+            (
+                name
+                for name, module in list(sys.modules.items())
+                if name != "__main__" and getattr(module, "__dict__", {}).get(var.name) is var
+            ),
+            None,
+        )
+    return _homes[var]
+
+
+def _var_of_module(module: str, name: str) -> ContextVar[Any]:
+    var: ContextVar[Any] = getattr(import_module(module), name)
+    return var
+
+
+def _var_of_token(token: str, name: str, default: Any) -> ContextVar[Any]:
+    var = _by_token.get(token)
+    if var is None:
+        missing = isinstance(default, str) and default == _MISSING
+        var = ContextVar(name) if missing else ContextVar(name, default=default)
+        _by_token[token] = var
+        _tokens[var] = token
+    return var
+
+
+class ContextPacker:
+    """Packs the caller's context, and knows when it is the one it packed last."""
+
+    def __init__(self, dumps: Dumps, loads: Loads) -> None:
+        self._dumps = dumps
+        self._loads = loads
+        self._last: tuple[Context, bytes | None] = (Context(), None)
+        self._warned: set[str] = set()
+
+    def pack(self) -> bytes | None:
+        """The variables that are set here and can travel; None when there are none."""
+        context = copy_context()
+        last, blob = self._last
+        try:
+            if context == last:  # one pointer comparison, unless something was set since
+                return blob
+        except Exception:  # values whose == raises or is no bool: pack anew
+            pass
+        blob = self._pack(context)
+        self._last = (context, blob)
+        return blob
+
+    def _pack(self, context: Context) -> bytes | None:
+        pairs: list[tuple[ContextVar[Any], Any]] = []
+        for var, value in context.items():
+            home = _home_of(var)
+            if home is not None and home.partition(".")[0] in _NOT_CARRIED:
+                continue
+            try:
+                self._loads(self._dumps((var, value)))
+            except Exception as error:  # a stranger's value: the call goes on without it
+                self._warn(var.name, error)
+            else:
+                pairs.append((var, value))
+        return self._dumps(pairs) if pairs else None
+
+    def _warn(self, name: str, error: Exception) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            warnings.warn(
+                f"the context variable {name!r} is not carried into tasks: its value cannot be "
+                f"pickled ({type(error).__name__}: {error})",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+
+
+def unpack_context(blob: bytes, loads: Loads) -> Context:
+    """A context in which the variables of :meth:`ContextPacker.pack` are set."""
+    context = Context()
+    for var, value in loads(blob):
+        context.run(var.set, value)
+    return context

@@ -1,0 +1,85 @@
+"""What the peer has been told: functions and specs travel once, then by number.
+
+Both sides keep the same bounded memory, because the one who tells also says what to forget.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from taskloom._spec import TaskSpec
+from taskloom._wire import messages as m
+from taskloom._wire.frames import Message
+from taskloom._wire.serialization import dumps
+
+MAX_FUNCTIONS: Final = 512
+MAX_SPECS: Final = 1024
+
+
+class Known:
+    """The functions and specs one peer knows, the one used longest ago first."""
+
+    def __init__(self) -> None:
+        self._specs: OrderedDict[int, TaskSpec] = OrderedDict()
+        self._functions: OrderedDict[bytes, None] = OrderedDict()
+
+    def introduce_downwards(self, spec: TaskSpec) -> list[Message]:
+        """What a worker must be told before it can run calls of ``spec``."""
+        if spec.number in self._specs:
+            self._specs.move_to_end(spec.number)
+            self._functions.move_to_end(spec.function.key)
+            return []
+        cpus = dict(spec.request).get("CPU", 0)
+        return self._introduce(
+            spec,
+            (
+                m.SPEC, spec.number, spec.function.key, spec.function.name, spec.name,
+                spec.num_returns, _packed_retry(spec), max(1, cpus // 10_000), spec.request,
+            ),
+        )  # fmt: skip
+
+    def introduce_upwards(self, spec: TaskSpec) -> list[Message]:
+        """What the driver must be told before a worker can submit calls of ``spec``."""
+        if spec.number in self._specs:
+            self._specs.move_to_end(spec.number)
+            self._functions.move_to_end(spec.function.key)
+            return []
+        function = spec.function
+        return self._introduce(
+            spec,
+            (
+                m.SPEC, spec.number, function.key, function.name, function.module,
+                function.is_coroutine, spec.name, spec.num_returns, spec.request,
+                spec.max_retries, _packed_retry(spec), spec.priority,
+            ),
+        )  # fmt: skip
+
+    def _introduce(self, spec: TaskSpec, introduction: Message) -> list[Message]:
+        messages: list[Message] = []
+        key = spec.function.key
+        if key in self._functions:
+            self._functions.move_to_end(key)
+        else:
+            self._functions[key] = None
+            messages.append((m.FUNCTION, key, spec.function.blob))
+        messages.append(introduction)
+        self._specs[spec.number] = spec
+        if len(self._specs) > MAX_SPECS:
+            number, _ = self._specs.popitem(last=False)
+            messages.append((m.FORGET_SPEC, number))
+        if len(self._functions) > MAX_FUNCTIONS:
+            messages.extend(self._forget_function(next(iter(self._functions))))
+        return messages
+
+    def _forget_function(self, key: bytes) -> list[Message]:
+        del self._functions[key]
+        numbers = [n for n, spec in self._specs.items() if spec.function.key == key]
+        for number in numbers:
+            del self._specs[number]
+        return [*((m.FORGET_SPEC, number) for number in numbers), (m.FORGET_FUNCTION, key)]
+
+
+def _packed_retry(spec: TaskSpec) -> bool | bytes:
+    retry = spec.retry_exceptions
+    return retry if isinstance(retry, (bool, bytes)) else dumps(retry)

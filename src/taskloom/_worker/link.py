@@ -1,0 +1,275 @@
+"""A worker's line to the driver: what goes out, who reads what comes in, which refs live here.
+
+Three kinds of thread use it.  The *main* thread runs tasks and reads the data stream.  The
+*control* thread sleeps on the control stream; it never runs user code.  Any other thread, and
+the event loop of a LOOP worker, may send, and hears answers through the control thread.
+
+Interrupts: a cancelled task gets a KeyboardInterrupt from a signal handler in the main thread.
+It must not strike while this module has a message half sent, so the handler asks ``shielded``
+first and leaves a note in ``deferred``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from taskloom._wire import messages as m
+from taskloom._wire.frames import FrameReader, Message, encode
+
+GRACE_S: Final = 0.2
+"""How long a worker may take to end by itself when the driver has hung up."""
+
+
+class Borrowed:
+    """What this worker knows of one object: how many refs live here, and its outcome if seen."""
+
+    __slots__ = ("asked", "count", "key", "outcome")
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+        self.asked = False  # the driver will tell when it is done
+        self.count = 0
+        self.outcome: Any = None
+
+
+class Request:
+    """A question to the driver, and whoever waits for the answer."""
+
+    __slots__ = ("answer", "done")
+
+    def __init__(self) -> None:
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.answer: Any = None
+
+
+class DriverGone(BaseException):
+    """The driver has closed the data stream: the worker ends."""
+
+
+class Link:
+    def __init__(self, data: socket.socket, control: socket.socket) -> None:
+        self._data = data
+        self._control = control
+        self._reader = FrameReader()
+        self._out: deque[Message] = deque()
+        self._lock = threading.Lock()
+        self._bell = _Bell()
+        self.main_thread = threading.get_ident()
+        self.main_reads = True  # False in a LOOP worker: its main thread runs an event loop
+        self.records: dict[int, Borrowed] = {}
+        self.dropped: deque[int] = deque()  # refs that were collected: ObjectRef.__del__
+        self._request_ids = itertools.count(1)
+        self._requests: dict[int, Request] = {}
+        self.watches: dict[int, Callable[[int, Any], None]] = {}
+        self.shielded = False
+        self.deferred = False
+        self.current_seq: Callable[[], int] = lambda: 0
+        self.on_message: Callable[[Message], None] = lambda message: None
+        self.on_returned: Callable[[int], None] = lambda high: None
+        self.on_cancelled: Callable[[], None] = lambda: None
+        self.on_control: Callable[[Message], None] = lambda message: None
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def post(self, message: Message) -> None:
+        """Have a message sent with the next flush."""
+        self._out.append(message)
+
+    def post_soon(self, message: Message) -> None:
+        """Have a message sent before long, whatever this thread does next."""
+        self._out.append(message)
+        self._bell.ring()
+
+    def flush(self) -> None:
+        """Send all that was posted."""
+        if self._out or self.dropped:
+            with self._lock:
+                self._flush_locked()
+
+    def _flush_locked(self) -> None:
+        out = self._out
+        messages = [out.popleft() for _ in range(len(out))]
+        # Last of all: whatever was borrowed anew is among the messages before it.
+        if self.dropped:
+            released = self._forget_dropped()
+            if released:
+                messages.append((m.RELEASE, released))
+        if messages:
+            pieces = encode(messages)
+            try:
+                if len(pieces) == 1:
+                    self._data.sendall(pieces[0])
+                else:
+                    for piece in pieces:
+                        self._data.sendall(piece)
+            except OSError as error:
+                raise DriverGone from error
+
+    # -- refs that live here ----------------------------------------------------------------------
+
+    def borrow(self, key: int, *, announce: bool) -> Borrowed:
+        """Count one more ref to ``key``; tells the driver when it is the first."""
+        with self._lock:
+            record = self.records.get(key)
+            if record is None:
+                record = self.records[key] = Borrowed(key)
+                if announce:
+                    self._out.append((m.BORROW, (key,)))
+            record.count += 1
+            return record
+
+    def _forget_dropped(self) -> list[int]:
+        released = []
+        dropped = self.dropped
+        for _ in range(len(dropped)):
+            key = dropped.popleft()
+            record = self.records[key]
+            record.count -= 1
+            if not record.count:
+                del self.records[key]
+                released.append(key)
+        return released
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    def ask(self, op: int, *content: Any) -> Any:
+        """Send a request and block until the driver answers it."""
+        number = next(self._request_ids)
+        in_main = self.main_reads and threading.get_ident() == self.main_thread
+        request = self._requests[number] = Request()
+        self._out.append((op, number, *content, self.current_seq() if in_main else 0))
+        self.flush()
+        if in_main:
+            while request.answer is None:
+                self.read()
+        else:
+            request.done.acquire()
+        answer = request.answer[0]
+        if answer is None:  # no real answer is None: the task that asks was cancelled
+            self.on_cancelled()
+            self.deferred = False
+            raise KeyboardInterrupt
+        return answer
+
+    def watch(self, keys: Iterable[int], notice: Callable[[int, Any], None]) -> int:
+        """Have ``notice(key, outcome)`` called, in the control thread, once for each key."""
+        number = next(self._request_ids)
+        self.watches[number] = notice
+        self.post_soon((m.WATCH, number, tuple(keys)))
+        return number
+
+    def unwatch(self, number: int) -> None:
+        if self.watches.pop(number, None) is not None:
+            self.post_soon((m.UNWATCH, number))
+
+    # -- the data stream --------------------------------------------------------------------------
+
+    def read(self, *, wait: bool = True) -> None:
+        """Receive once on the data stream and dispatch what is complete.
+
+        Raises:
+            DriverGone: the driver has closed the stream.
+        """
+        reader = self._reader
+        try:
+            count = self._data.recv_into(reader.buffer(), 0, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise DriverGone from error
+        if not count:
+            raise DriverGone
+        for batch in reader.received(count):
+            for message in batch:
+                if message[0] == m.REPLY:
+                    self._on_reply(message)
+                else:
+                    self.on_message(message)
+
+    def data_fileno(self) -> int:
+        return self._data.fileno()
+
+    def _on_reply(self, message: Message) -> None:
+        _, number, returned, answer = message
+        if returned:
+            self.on_returned(returned)
+        request = self._requests.pop(number, None)
+        if request is not None:
+            request.answer = (answer,)
+            request.done.release()
+
+    # -- the control stream -------------------------------------------------------------------------
+
+    def start_control_thread(self) -> None:
+        threading.Thread(target=self._control_loop, name="taskloom-control", daemon=True).start()
+
+    def _control_loop(self) -> None:
+        poller = select.poll()
+        poller.register(self._control, select.POLLIN)
+        poller.register(self._bell.fileno(), select.POLLIN)
+        reader = FrameReader()
+        control = self._control.fileno()
+        try:
+            while True:
+                for fd, _ in poller.poll():
+                    if fd != control:
+                        self._bell.hush()
+                        self.flush()
+                        continue
+                    count = self._control.recv_into(reader.buffer())
+                    if not count:
+                        raise DriverGone
+                    for batch in reader.received(count):
+                        for message in batch:
+                            self._on_control_message(message)
+        except (DriverGone, OSError):
+            # Idle workers end by themselves; one that is busy is not asked twice.
+            threading.Event().wait(GRACE_S)
+            os.killpg(0, 9)
+
+    def _on_control_message(self, message: Message) -> None:
+        op = message[0]
+        if op == m.REPLY:
+            self._on_reply(message)
+        elif op == m.NOTICE:
+            _, number, key, outcome = message
+            record = self.records.get(key)
+            if record is not None:
+                record.outcome = outcome
+            notice = self.watches.get(number)
+            if notice is not None:
+                notice(key, outcome)
+        else:
+            self.on_control(message)
+
+
+class _Bell:
+    """Wakes a thread that sleeps in ``poll``; rung twice, it wakes once."""
+
+    def __init__(self) -> None:
+        if hasattr(os, "eventfd"):
+            self._read_fd = self._write_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        else:
+            self._read_fd, self._write_fd = os.pipe()
+            os.set_blocking(self._write_fd, False)
+        self._rung = False
+
+    def fileno(self) -> int:
+        return self._read_fd
+
+    def ring(self) -> None:
+        if not self._rung:
+            self._rung = True
+            os.write(self._write_fd, b"\1\0\0\0\0\0\0\0")
+
+    def hush(self) -> None:
+        os.read(self._read_fd, 4096)
+        self._rung = False

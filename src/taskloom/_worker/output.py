@@ -1,0 +1,74 @@
+"""A worker's stdout and stderr: pipes to the driver that say which task is talking.
+
+What Python prints goes through streams of our own, which write a mark with the task's name into
+the pipe when the speaker changes.  What C code and grandchildren write goes into the same pipe
+without a mark and is taken to come from the task that spoke last, or runs.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+MARK = b"\x1etaskloom "
+"""Starts a mark; then the name, then ``\\x1e`` and a newline."""
+
+
+class _MarkedPipe(io.RawIOBase):
+    """The raw end of a stream: marks the speaker before it writes."""
+
+    def __init__(self, fd: int, output: Output) -> None:
+        self._fd = fd
+        self._output = output
+        self._speaker = ""
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        size = len(data)
+        speaker = self._output.speaker()
+        if speaker != self._speaker:
+            self._speaker = speaker
+            data = b"".join((MARK, speaker.encode(errors="replace"), b"\x1e\n", data))
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        return size
+
+
+class Output:
+    """Both streams.
+
+    ``task`` is the name of the task that runs now; where many run at once, ``speaker`` is
+    replaced by something that knows who asks.
+    """
+
+    def __init__(self) -> None:
+        self.task = ""
+        self.speaker: Callable[[], str] = lambda: self.task
+        self._out = self._open(1)
+        self._err = self._open(2)
+
+    def install(self) -> None:
+        """Become ``sys.stdout`` and ``sys.stderr`` of this process."""
+        sys.stdout = sys.__stdout__ = self._out  # type: ignore[misc]  # Final in typeshed
+        sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc]
+
+    def flush(self) -> None:
+        """Let nothing a task printed lag behind its result."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass  # the task closed or replaced it; its output is its own business
+
+    def _open(self, fd: int) -> io.TextIOWrapper:
+        pipe = io.BufferedWriter(_MarkedPipe(fd, self))
+        return io.TextIOWrapper(pipe, encoding="utf-8", errors="replace", line_buffering=True)
