@@ -35,6 +35,7 @@ WINDOW = 2 * BATCH
 """Most unanswered tasks of one worker: it never runs dry, and work stays to be shared out."""
 
 _LENGTH = struct.Struct("<I")
+_READ_BYTES = 1 << 16  # more is mapped afresh for every read: 37 us
 
 
 class Ref:
@@ -201,7 +202,7 @@ class Floor:
             _send(worker.sock, frame)
 
     def _on_readable(self, worker: Worker) -> None:
-        data = worker.sock.recv(1 << 18)
+        data = worker.sock.recv(_READ_BYTES)
         if not data:
             self._loop.remove_reader(worker.sock.fileno())
             self._fail(f"a worker of the floor ended (pid {worker.pid})")

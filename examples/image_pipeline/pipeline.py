@@ -81,18 +81,17 @@ async def serve(submission: Submission, model: tl.ObjectRef[Model], office: Post
     receipt = mail_receipt.remote(submission, office)
     picture = load.remote(submission.path)
     verdict = classify.remote(picture, model)
-    letter = mail_result.remote(submission, verdict, office)
+    answer = mail_result.remote(submission, verdict, office)
     try:
+        await answer
         outcome.verdict = await verdict
     except BadImage as error:
-        # Raised by ``load``; ``classify`` and ``mail_result`` have failed with it, unstarted.
+        # Raised by load. classify and mail_result have failed with it and were never started.
         outcome.problem = error.reason
-        letter = mail_problem.remote(submission, error.reason, office)
-    except tl.exceptions.RayError as error:
-        outcome.problem = "something went wrong on our side"
-        outcome.failures.append(f"{submission.path.name}: {error}")
-        letter = mail_problem.remote(submission, outcome.problem, office)
-    for failure in await asyncio.gather(receipt, letter, return_exceptions=True):
+        answer = mail_problem.remote(submission, error.reason, office)
+    except tl.exceptions.RayError:
+        pass  # the letter that could not be sent is noted below
+    for failure in await asyncio.gather(receipt, answer, return_exceptions=True):
         if failure is None:
             outcome.letters += 1
         else:

@@ -79,8 +79,10 @@ def write_results(path: Path, outcomes: Sequence[Outcome], labels: Mapping[str, 
 
 def _in_words(outcome: Outcome) -> str:
     name, verdict = outcome.submission.path.name, outcome.verdict
-    if verdict is None:
+    if outcome.problem is not None:
         return f"{name} could not be read: {outcome.problem}"
+    if verdict is None:
+        return f"{name} has no answer, see below"
     return f"{name} shows a {verdict.digit} ({verdict.votes} of {verdict.copies} votes)"
 
 

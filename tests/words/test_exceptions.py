@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import copy
 import errno
 import gc
@@ -87,9 +88,7 @@ def dual(cause: BaseException, traceback: str = "Traceback (most recent call las
 def test_every_name_exists_and_can_be_caught_by_its_bases(name, bases):
     error = getattr(exceptions, name)
     for base in bases:
-        found = getattr(exceptions, base, None) or getattr(__builtins__, base, None)
-        found = found or (__builtins__[base] if isinstance(__builtins__, dict) else None)
-        assert issubclass(error, found), base
+        assert issubclass(error, getattr(exceptions, base, None) or getattr(builtins, base))
 
 
 def test_the_tree_in_the_docstring_names_every_error():

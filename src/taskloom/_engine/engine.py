@@ -70,6 +70,7 @@ class Engine:
         self._loop: AbstractEventLoop | None = None
         self._requests: Requests | None = None
         self._progress_timer = False
+        self._closing = False
         self._broken: Failure | None = None  # workers cannot be started: why
         self._handlers: dict[int, Callable[[WorkerProcess, Message], None]] = {}
 
@@ -83,7 +84,7 @@ class Engine:
     def attach(self, loop: AbstractEventLoop) -> None:
         """Start to listen on ``loop``."""
         self._loop = loop
-        self._requests = requests = Requests(self.loom, loop, self.settle)
+        self._requests = requests = Requests(self.loom, loop, self.post, self.settle)
         self._handlers = {
             m.READY: self._on_ready,
             m.RETURNED: self._on_returned,
@@ -108,6 +109,7 @@ class Engine:
 
     def close(self) -> None:
         """End everything: pending refs get SessionClosedError, processes are gone on return."""
+        self._closing = True
         error = system_failure(SessionClosedError("the session was shut down"))
         for node in list(self.loom.graph.nodes.values()):
             self.loom.graph.fail(node, error, "shutdown")
@@ -181,6 +183,11 @@ class Engine:
                 self._loop.call_later(PROGRESS_CHECK_S, self._check_progress)
         self._dirty.clear()
         self._wakeups.deliver()
+
+    def post(self, worker: WorkerProcess, message: Message) -> None:
+        """Have a message sent on the worker's data stream at the end of this tick."""
+        worker.posted.append(message)
+        self._dirty.add(worker)
 
     def _check_progress(self) -> None:
         self._progress_timer = False
@@ -285,7 +292,7 @@ class Engine:
         )
         reply = (m.REPLY, number, 0, facts)
         if running:
-            worker.posted.append(reply)
+            self.post(worker, reply)
         else:
             worker.control.send([reply])
 
@@ -301,14 +308,14 @@ class Engine:
         devices = None
         if allocation is not None and allocation.devices:
             devices = self.loom.ledger.device_ids(allocation)
-        process.posted.append(
+        self.post(
+            process,
             (
                 m.RUN, node.seq, node.key, node.attempt, spec.number, node.args, node.holes,
                 [dep.outcome for dep in node.deps] if node.deps else None,
                 node.context, devices,
-            )
+            ),
         )  # fmt: skip
-        self._dirty.add(process)
 
     def resolve(self, record: ObjectRecord) -> None:
         waiters = record.waiters
@@ -331,10 +338,9 @@ class Engine:
         process.control.send([(m.INTERRUPT, seq)])
         assert self._requests is not None
         self._requests.on_interrupted(process, seq)
-        self._dirty.add(process)
 
     def report_unseen(self, record: ObjectRecord, name: str) -> None:
-        if self._config.ignore_unhandled_errors:
+        if self._config.ignore_unhandled_errors or self._closing:
             return
         failure = record.outcome
         self._printer.push(

@@ -11,6 +11,7 @@ from taskloom._core.reactor import Reactor
 from taskloom._engine.waiters import Waiter, attach, detach
 from taskloom._pool.process import WorkerProcess
 from taskloom._wire import messages as m
+from taskloom._wire.frames import Message
 from taskloom._wire.remote_errors import system_failure
 from taskloom.exceptions import ObjectLostError
 
@@ -55,20 +56,26 @@ class Requests:
     Args:
         loom: asked for objects, told who is blocked.
         loop: for timeouts.
+        post: has a message sent on a worker's data stream at the end of this tick.
         settle: to be called after an event that comes from a timer.
     """
 
     def __init__(
-        self, loom: Reactor, loop: AbstractEventLoop, settle: Callable[[], None]
+        self,
+        loom: Reactor,
+        loop: AbstractEventLoop,
+        post: Callable[[WorkerProcess, Message], None],
+        settle: Callable[[], None],
     ) -> None:
         self._loom = loom
         self._loop = loop
+        self._post = post
         self._settle = settle
         self._open: dict[tuple[WorkerProcess, int], _Question] = {}
 
     # -- get and wait ---------------------------------------------------------------------------
 
-    def on_get(self, worker: WorkerProcess, message: tuple[Any, ...]) -> None:
+    def on_get(self, worker: WorkerProcess, message: Message) -> None:
         _, number, keys, timeout_s, running = message
         records = self._records(keys)
         missing = sum(record.outcome is None for record in dict.fromkeys(records))
@@ -78,7 +85,7 @@ class Requests:
             return
         self._ask(question, timeout_s, self._get_progress, self._outcomes)
 
-    def on_wait(self, worker: WorkerProcess, message: tuple[Any, ...]) -> None:
+    def on_wait(self, worker: WorkerProcess, message: Message) -> None:
         _, number, keys, num_returns, timeout_s, running = message
         records = self._records(keys)
         done = sum(record.outcome is not None for record in records)
@@ -148,13 +155,13 @@ class Requests:
     def _send(self, question: _Question, answer: Any) -> None:
         message = (m.REPLY, question.number, question.returned, answer)
         if question.running:
-            question.worker.posted.append(message)
+            self._post(question.worker, message)
         else:
             question.worker.control.send([message])
 
     # -- await --------------------------------------------------------------------------------------
 
-    def on_watch(self, worker: WorkerProcess, message: tuple[Any, ...]) -> None:
+    def on_watch(self, worker: WorkerProcess, message: Message) -> None:
         _, number, keys = message
         question = _Question(worker, number, self._records(keys), 0, 0)
         question.left = sum(record.outcome is None for record in question.records)
@@ -165,7 +172,7 @@ class Requests:
             self._loom.on_blocked(worker.record, 0)
         attach(question)
 
-    def on_unwatch(self, worker: WorkerProcess, message: tuple[Any, ...]) -> None:
+    def on_unwatch(self, worker: WorkerProcess, message: Message) -> None:
         question = self._open.get((worker, message[1]))
         if question is not None:
             self._close(question)
