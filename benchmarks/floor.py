@@ -73,15 +73,39 @@ class Wait:
         self.missing = 0
 
 
+class Frames:
+    """Cuts a stream of bytes into frames: a length, then a pickle of it."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> Generator[Any, None, None]:
+        """The objects that are complete with ``data``."""
+        if self._buffer:
+            data = self._buffer + data
+        start, size = 0, len(data)
+        view = memoryview(data)
+        while size - start >= _LENGTH.size:
+            end = start + _LENGTH.size + _LENGTH.unpack_from(data, start)[0]
+            if size < end:
+                break
+            yield pickle.loads(view[start + _LENGTH.size : end])
+            start = end
+        self._buffer = data[start:]
+
+
 class Worker:
     """One forked process, as its parent sees it."""
 
-    __slots__ = ("buffer", "pid", "sock", "unanswered")
+    __slots__ = ("frames", "known", "pid", "sock", "unanswered")
 
     def __init__(self, pid: int, sock: socket.socket) -> None:
         self.pid = pid
         self.sock = sock
-        self.buffer = bytearray()
+        self.frames = Frames()
+        self.known: set[Callable[..., Any]] = set()  # functions it has been told the key of
         self.unanswered = 0
 
 
@@ -94,6 +118,7 @@ class Floor:
         self._rung = False
         self._ready: deque[Node] = deque()
         self._nodes: dict[int, Node] = {}
+        self._keys: dict[Callable[..., Any], int] = {}
         self._waits: set[Wait] = set()
         self._next_id = count().__next__
         self._workers: list[Worker] = []
@@ -181,25 +206,38 @@ class Floor:
             self._waits.add(wait)
 
     def _hand_out(self) -> None:
-        ready = self._ready
+        ready, workers = self._ready, self._workers
         while ready:
-            worker = min(self._workers, key=_unanswered)
-            room = WINDOW - worker.unanswered
-            if room <= 0:
+            worker = workers[0]
+            for other in workers:
+                if other.unanswered < worker.unanswered:
+                    worker = other
+            share = -(-len(ready) // len(workers))
+            size = min(WINDOW - worker.unanswered, share, BATCH)
+            if size <= 0:
                 return
-            share = -(-len(ready) // len(self._workers))
-            frame = []
-            for _ in range(min(room, share, BATCH)):
-                node = ready.popleft()
-                args = node.args
-                if any(isinstance(arg, Ref) for arg in args):
-                    args = tuple([a.value if isinstance(a, Ref) else a for a in args])
-                    node.args = ()
-                task_id = self._next_id()
-                self._nodes[task_id] = node
-                frame.append((task_id, node.function, args))
-            worker.unanswered += len(frame)
-            _send(worker.sock, frame)
+            news: list[Callable[..., Any]] = []
+            tasks = [self._assign(ready.popleft(), worker, news) for _ in range(size)]
+            worker.unanswered += size
+            _send(worker.sock, ([(self._keys[function], function) for function in news], tasks))
+
+    def _assign(
+        self, node: Node, worker: Worker, news: list[Callable[..., Any]]
+    ) -> tuple[int, int, tuple[Any, ...]]:
+        """What ``worker`` must know of ``node``; a function that is new to it goes to ``news``."""
+        args, function = node.args, node.function
+        for arg in args:
+            if isinstance(arg, Ref):
+                args = tuple([a.value if isinstance(a, Ref) else a for a in args])
+                node.args = ()  # the graph keeps no refs of the past
+                break
+        if function not in worker.known:
+            worker.known.add(function)
+            self._keys.setdefault(function, len(self._keys))
+            news.append(function)
+        task_id = self._next_id()
+        self._nodes[task_id] = node
+        return task_id, self._keys[function], args
 
     def _on_readable(self, worker: Worker) -> None:
         data = worker.sock.recv(_READ_BYTES)
@@ -207,15 +245,7 @@ class Floor:
             self._loop.remove_reader(worker.sock.fileno())
             self._fail(f"a worker of the floor ended (pid {worker.pid})")
             return
-        buffer = worker.buffer
-        buffer += data
-        while len(buffer) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer)
-            end = _LENGTH.size + length
-            if len(buffer) < end:
-                break
-            results = pickle.loads(memoryview(buffer)[_LENGTH.size : end])
-            del buffer[:end]
+        for results in worker.frames.feed(data):
             worker.unanswered -= len(results)
             for task_id, value in results:
                 self._resolve(self._nodes.pop(task_id).ref, value)
@@ -276,11 +306,7 @@ class FloorAwaitable:
         return self._ref.value
 
 
-def _unanswered(worker: Worker) -> int:
-    return worker.unanswered
-
-
-def _send(sock: socket.socket, frame: list[Any]) -> None:
+def _send(sock: socket.socket, frame: object) -> None:
     # A blocking send is enough: WINDOW small tasks always fit into the socket's buffer.
     body = pickle.dumps(frame, pickle.HIGHEST_PROTOCOL)
     sock.sendall(_LENGTH.pack(len(body)) + body)
@@ -291,10 +317,12 @@ def _serve(sock: socket.socket) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     code = 1
     try:
-        reader = sock.makefile("rb", buffering=1 << 18)
-        while header := reader.read(_LENGTH.size):
-            frame = pickle.loads(reader.read(_LENGTH.unpack(header)[0]))
-            _send(sock, [(task_id, function(*args)) for task_id, function, args in frame])
+        frames = Frames()
+        functions: dict[int, Callable[..., Any]] = {}
+        while data := sock.recv(_READ_BYTES):
+            for news, tasks in frames.feed(data):
+                functions.update(news)
+                _send(sock, [(task_id, functions[key](*args)) for task_id, key, args in tasks])
         code = 0
     finally:
         os._exit(code)  # nothing of the parent's may run in this copy of it

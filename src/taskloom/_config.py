@@ -184,7 +184,7 @@ def make_config(  # the names are Ray's and ours; api.init passes what it was gi
     )
 
 
-# -- checks ---------------------------------------------------------------------------------------
+# -- checks -----------------------------------------------------------------------------------
 
 
 def check_address(address: object) -> None:
@@ -312,7 +312,7 @@ def _check_extra(workers: object) -> int:
     return workers
 
 
-# -- the environment ------------------------------------------------------------------------------
+# -- the environment --------------------------------------------------------------------------
 
 
 def env(name: str) -> str | None:
@@ -359,7 +359,7 @@ def log_debug(text: str, *args: object) -> None:
     import_module("logging").getLogger("taskloom").debug(text, *args)
 
 
-# -- the machine ----------------------------------------------------------------------------------
+# -- the machine ------------------------------------------------------------------------------
 
 _PROC: Final = "/proc"
 _CGROUP: Final = "/sys/fs/cgroup"

@@ -68,7 +68,7 @@ class Option:
 _NONE: Final = type(None)
 
 
-# -- checks of values -----------------------------------------------------------------------------
+# -- checks of values -------------------------------------------------------------------------
 
 
 def check_quantity(name: str, quantity: float) -> None:
@@ -208,7 +208,7 @@ def _check_per_yield(name: str, value: int) -> None:
         raise NotImplementedError(f"{name}={value}: taskloom yields one object at a time")
 
 
-# -- the table ------------------------------------------------------------------------------------
+# -- the table --------------------------------------------------------------------------------
 
 _NUMBER: Final = (float, int, _NONE)
 _STR: Final = (str, _NONE)

@@ -8,9 +8,6 @@ from typing import NewType
 
 FunctionKey = NewType("FunctionKey", bytes)
 
-UNITS_PER_RESOURCE = 10_000
-"""Resources are counted in whole units of 0.0001, as in Ray: no float ever drifts."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Function:
@@ -28,7 +25,7 @@ class TaskSpec:
     """What is asked for each call: made when a wrapper is first called, never edited.
 
     ``request`` holds (resource name, units) pairs, sorted, without zeros: see
-    ``UNITS_PER_RESOURCE``.  ``retry_exceptions`` is True, False, the classes to retry, or (in the
+    ``_options.UNITS_PER_RESOURCE``.  ``retry_exceptions`` is True, False, the classes to retry, or (in the
     driver, for what workers submit) those classes pickled: the engine never loads them.
     """
 

@@ -34,7 +34,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
     return asyncio.get_running_loop()
 
 
-# -- waiting in a coroutine ------------------------------------------------------------------------
+# -- waiting in a coroutine -------------------------------------------------------------------
 
 
 def running_trio() -> ModuleType | None:
@@ -183,7 +183,7 @@ async def let_others_run() -> None:
     await async_waiter().wait(0)
 
 
-# -- a coroutine that runs beside its caller -------------------------------------------------------
+# -- a coroutine that runs beside its caller --------------------------------------------------
 
 
 def run_beside(work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Waiter]:
@@ -243,7 +243,7 @@ def _beside_in_trio(
     return stop
 
 
-# -- callbacks in an asyncio loop ---------------------------------------------------------------
+# -- callbacks in an asyncio loop -------------------------------------------------------------
 # They are rare, so refs carry no slot for them.  The table of a loop is touched by that loop's
 # thread alone; tables of loops that were closed with callbacks pending go when a new loop comes.
 
@@ -311,7 +311,7 @@ def _forget_entry(
             del table[ref]
 
 
-# -- concurrent.futures ---------------------------------------------------------------------------
+# -- concurrent.futures -----------------------------------------------------------------------
 
 
 class RefFuture(concurrent.futures.Future[Any]):

@@ -42,7 +42,7 @@ _owner_pid: int | None = None  # the process whose exit ends the session
 _warned_lines: set[tuple[str, int]] = set()
 
 
-# -- a session ------------------------------------------------------------------------------------
+# -- a session --------------------------------------------------------------------------------
 
 
 def init(
@@ -187,7 +187,7 @@ def is_initialized() -> bool:
     return _current.peek() is not None
 
 
-# -- objects --------------------------------------------------------------------------------------
+# -- objects ----------------------------------------------------------------------------------
 
 
 @overload
@@ -419,7 +419,7 @@ def cancel(ray_waitable: ObjectRef[object], *, force: bool = False, recursive: b
     _current.require().cancel(ray_waitable, force=force, recursive=recursive)
 
 
-# -- the machine ----------------------------------------------------------------------------------
+# -- the machine ------------------------------------------------------------------------------
 
 
 def _running() -> Backend:

@@ -67,7 +67,7 @@ class RayError(Exception):
 TaskloomError = RayError
 
 
-# -- what user code raised ------------------------------------------------------------------------
+# -- what user code raised --------------------------------------------------------------------
 
 
 class TaskReport(NamedTuple):
@@ -252,7 +252,7 @@ def is_control_flow(error: BaseException) -> bool:
     return not isinstance(error, Exception) or isinstance(error, _CONTROL_FLOW)
 
 
-# -- the class that is both a RayTaskError and the cause's ----------------------------------------
+# -- the class that is both a RayTaskError and the cause's ------------------------------------
 
 # Weak on both sides: the dual class holds the cause's class as its base, and classes that arrive
 # by value come and go.
@@ -309,7 +309,7 @@ _DUAL_METHODS = {
 }
 
 
-# -- exceptions made without their __init__ -------------------------------------------------------
+# -- exceptions made without their __init__ ---------------------------------------------------
 
 _NATIVE_ATTRIBUTES = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
@@ -406,7 +406,7 @@ def _part(error: BaseException) -> BaseException | Parts:
     return error if isinstance(error, RayTaskError) or is_plain(error) else Parts.of(error)
 
 
-# -- tasks and workers ----------------------------------------------------------------------------
+# -- tasks and workers ------------------------------------------------------------------------
 
 
 class TaskCancelledError(RayError):
@@ -512,7 +512,7 @@ class InternalError(RayError):
         return f"{super().__str__()} (this is a bug of taskloom: please report it)"
 
 
-# -- actors ---------------------------------------------------------------------------------------
+# -- actors -----------------------------------------------------------------------------------
 
 
 class RayActorError(RayError):
@@ -582,7 +582,7 @@ class AsyncioActorExit(RayError):
     """An async actor ends itself (``exit_actor``)."""
 
 
-# -- objects --------------------------------------------------------------------------------------
+# -- objects ----------------------------------------------------------------------------------
 
 
 class ObjectStoreFullError(RayError):
@@ -653,7 +653,7 @@ class StreamingGeneratorReplayInconsistentError(RayError):
     """A generator that was run again yielded something else than the first time."""
 
 
-# -- surroundings ---------------------------------------------------------------------------------
+# -- surroundings -----------------------------------------------------------------------------
 
 
 class RuntimeEnvSetupError(_WithPrefix):
@@ -725,7 +725,7 @@ class OufOfBandObjectRefSerializationException(RayError):
     """A ref was pickled where that is forbidden (the name is Ray's)."""
 
 
-# -- warnings -------------------------------------------------------------------------------------
+# -- warnings ---------------------------------------------------------------------------------
 
 
 class BlockingGetWarning(UserWarning):

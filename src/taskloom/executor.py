@@ -193,7 +193,7 @@ class Executor(concurrent.futures.Executor):
             for future in outstanding:
                 future.wait()
 
-    # -- from here to the engine ----------------------------------------------------------------
+    # -- from here to the engine --------------------------------------------------------------
 
     def _start(self, call: _Call) -> None:
         """Hand ``call`` to the engine, where it is counted already."""
@@ -391,7 +391,7 @@ def _is_stateless(fn: object) -> bool:
     return isinstance(fn, types.FunctionType | RemoteFunction)
 
 
-# -- map -------------------------------------------------------------------------------------------
+# -- map --------------------------------------------------------------------------------------
 
 
 def _chunked(rows: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
@@ -428,7 +428,7 @@ def _result_or_cancel(future: concurrent.futures.Future[Any], deadline: float | 
         del future  # its exception's traceback holds this frame: a circle
 
 
-# -- the end of the program ------------------------------------------------------------------------
+# -- the end of the program -------------------------------------------------------------------
 # As with the executors of the standard library, what was submitted is finished first.  The hook is
 # registered after that of the session (submit has started one), so it runs before it.
 

@@ -65,7 +65,7 @@ class ObjectRef(Generic[T_co]):
             self._home, self._record = twin._home, twin._record
             twin._home = None  # its hold on the object is ours now
 
-    # -- identity ---------------------------------------------------------------------------
+    # -- identity -----------------------------------------------------------------------------
 
     def binary(self) -> bytes:
         """The id as 28 bytes."""
@@ -140,7 +140,7 @@ class ObjectRef(Generic[T_co]):
         if home is not None:
             home.drop(self)
 
-    # -- waiting -------------------------------------------------------------------------------------
+    # -- waiting ------------------------------------------------------------------------------
 
     def _keeper(self) -> Backend:
         if self._home is None:

@@ -80,7 +80,7 @@ class RuntimeContext:
         directory: str = import_module("tempfile").gettempdir()  # costly to load, seldom asked
         return directory
 
-    # -- the task -------------------------------------------------------------------------------
+    # -- the task -----------------------------------------------------------------------------
 
     def _task(self) -> ExecutionContext:
         return self._backend().context()

@@ -139,8 +139,10 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+    desk = Desk()
+    monkeypatch.setattr(_current, "_backend", desk)
+    return desk
 
 
 class Calls:
@@ -615,15 +617,18 @@ def start(step: Any) -> Callable[[], Any]:
 
 
 def test_unordered_values_of_map_come_as_they_are_done(desk):
-    class Backwards(Calls):
-        def remote(self, item: Any) -> ObjectRef[Any]:
-            ref = super().remote(item)
-            if len(self.refs) == 3:
-                for known, value in reversed(list(zip(self.refs, self.items, strict=True))):
-                    desk.finish(known, value)
-            return ref
+    calls = Calls(desk)
 
-    assert list(map_calls(Backwards(desk), "abc", ordered=False)) == ["c", "b", "a"]
+    def finish_backwards() -> None:
+        with desk.subscribed:
+            assert desk.subscribed.wait_for(lambda: len(desk.subscriptions) == 3, HANG_S)
+        for ref, item in reversed(list(zip(calls.refs, calls.items, strict=True))):
+            desk.finish(ref, item)
+
+    thread = threading.Thread(target=finish_backwards)
+    thread.start()
+    assert list(map_calls(calls, "abc", ordered=False)) == ["c", "b", "a"]
+    thread.join()
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -913,8 +918,8 @@ def test_groups_work_inside_a_task(session):
     assert session.get([total.remote(10) for _ in range(4)]) == [3 * 55] * 4
 
 
-def test_refs_of_different_sessions_do_not_mix(desk, session):
-    (foreign,) = desk.refs(1)
+def test_refs_of_different_sessions_do_not_mix(session):
+    (foreign,) = Desk().refs(1)
     own = session.put(1)
 
     with pytest.raises(ValueError, match="another session"):

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskloom import _spec
 from taskloom._ids import MAX_RETURNS
 from taskloom._options import (
     TASK_OPTIONS,
@@ -282,9 +281,3 @@ def test_n_nths_always_fit_into_one(n):
 @given(st.integers(0, 10**9))
 def test_units_survive_the_way_through_a_float(units):
     assert to_units(from_units(units)) == units
-
-
-def test_units_are_the_same_everywhere():
-    assert UNITS_PER_RESOURCE == _spec.UNITS_PER_RESOURCE
-    assert to_units(0.29) == 2900
-    assert to_units(0.1 + 0.2) == 3000

@@ -142,7 +142,7 @@ class Graph:
         for record in held:
             self.release(record)
 
-    # -- objects -------------------------------------------------------------------------------
+    # -- objects ------------------------------------------------------------------------------
 
     def add_value(self, record: ObjectRecord, outcome: Any, contained: Iterable[int]) -> None:
         """Enter an object that is done: a ``put``."""

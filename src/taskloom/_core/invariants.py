@@ -80,7 +80,8 @@ def _check_objects(loom: Reactor) -> None:
     for key, record in loom.graph.objects.items():
         _must(record.holds >= holds[key], f"object {key:#x}: {record.holds} holds < {holds[key]}")
         _must(
-            record.holds > 0 or record.outcome is None, f"object {key:#x} is done and held by nobody"
+            record.holds > 0 or record.outcome is None,
+            f"object {key:#x} is done and held by nobody",
         )
         _must(
             (record.outcome is None) == (record.producer is not None),

@@ -27,9 +27,6 @@ class Outbox(Protocol):
     def interrupt(self, worker: WorkerRecord, seq: int, *, force: bool) -> None:
         """Tell a worker that the task was cancelled; ``force``: end it if it has started."""
 
-    def kill(self, worker: WorkerRecord, why: str) -> None:
-        """End a worker at once; ``on_worker_lost`` follows."""
-
     def report_unseen(self, record: ObjectRecord, name: str) -> None:
         """A failed object is forgotten and nobody has looked at its error."""
 

@@ -44,4 +44,3 @@ class RunTimes:
         if mean is None:
             return 1
         return max(1, min(MAX_BATCH, int(BUDGET_S / (mean + OVERHEAD_S))))
-

@@ -44,7 +44,7 @@ class Reactor:
         """One pass: hand out what can run now."""
         self._scheduler.run_pass()
 
-    # -- what callers do ------------------------------------------------------------------------
+    # -- what callers do ----------------------------------------------------------------------
 
     def on_submit(self, node: Node) -> None:
         """A new call."""
@@ -86,7 +86,7 @@ class Reactor:
             assert worker is not None
             self.outbox.interrupt(worker, seq, force=force)
 
-    # -- what workers say -------------------------------------------------------------------------
+    # -- what workers say ---------------------------------------------------------------------
 
     def on_worker_started(self, worker: WorkerRecord) -> None:
         """A worker has been spawned; it gets work when it is ready."""
@@ -189,7 +189,7 @@ class Reactor:
             if record is not None:
                 self.graph.release(record)
 
-    # -- a task waits for others ----------------------------------------------------------------------
+    # -- a task waits for others --------------------------------------------------------------
 
     def on_blocked(self, worker: WorkerRecord, running: int) -> int:
         """A task of the worker waits for objects that are not there yet.
@@ -242,7 +242,7 @@ class Reactor:
             worker.last_progress = oldest
         return queued
 
-    # -- shared steps -----------------------------------------------------------------------------------
+    # -- shared steps -------------------------------------------------------------------------
 
     def _make_ready(self, node: Node, why: str) -> None:
         node.worker = None

@@ -14,7 +14,7 @@ from taskloom._core.placement import LOOP_CAPACITY
 from taskloom._core.ready_queue import Bucket
 from taskloom._core.resources import Allocation, Request
 from taskloom._core.states import NodeState
-from taskloom._spec import UNITS_PER_RESOURCE
+from taskloom._options import UNITS_PER_RESOURCE
 
 if TYPE_CHECKING:
     from taskloom._core.reactor import Reactor
@@ -33,7 +33,7 @@ class Scheduler:
         self._wave = max(2, loom.ledger.total.get("CPU", 0) // UNITS_PER_RESOURCE)
         self._started = 0  # nodes handed out in this pass
 
-    # -- who is there -----------------------------------------------------------------------------
+    # -- who is there -------------------------------------------------------------------------
 
     def add_idle(self, worker: WorkerRecord) -> None:
         if worker.kind is WorkerKind.LOOP:
@@ -54,7 +54,7 @@ class Scheduler:
         if not self._leased[worker.lease.request]:
             del self._leased[worker.lease.request]
 
-    # -- the pass -----------------------------------------------------------------------------------
+    # -- the pass -----------------------------------------------------------------------------
 
     def run_pass(self) -> None:
         buckets = self._loom.ready.in_order()

@@ -7,7 +7,6 @@ worker.  The loom decides, this module talks.
 
 from __future__ import annotations
 
-import os
 import math
 import sys
 from asyncio import AbstractEventLoop
@@ -22,7 +21,7 @@ from taskloom._core.resources import Ledger, describe, session_total
 from taskloom._engine.printer import Printer
 from taskloom._engine.requests import Requests
 from taskloom._engine.submissions import node_from_worker, spec_from_worker
-from taskloom._engine.waiters import Subscriber, Wakeups, Waiter, attach, detach
+from taskloom._engine.waiters import Subscriber, Waiter, Wakeups, attach, detach
 from taskloom._pool.pool import Pool
 from taskloom._pool.process import WorkerProcess
 from taskloom._wire import messages as m
@@ -39,6 +38,7 @@ from taskloom.exceptions import (
 
 FIRST_WORKERS = 2
 """Started before anybody asks; the others come with demand."""
+_ANSWERS = frozenset({m.DONE, m.FAILED})
 PROGRESS_CHECK_S = 0.005
 """How long a task may stand behind another one that turns out to be long."""
 
@@ -74,7 +74,7 @@ class Engine:
         self._broken: Failure | None = None  # workers cannot be started: why
         self._handlers: dict[int, Callable[[WorkerProcess, Message], None]] = {}
 
-    # -- life -----------------------------------------------------------------------------------
+    # -- life ---------------------------------------------------------------------------------
 
     def start_processes(self) -> None:
         """Start the zygote and the first workers; needs no loop yet."""
@@ -120,7 +120,7 @@ class Engine:
         """In a forked child of the driver: its copies must not keep workers alive."""
         self._pool.close_fds_after_fork()
 
-    # -- what callers post ------------------------------------------------------------------------
+    # -- what callers post --------------------------------------------------------------------
 
     def submit(self, node: Node) -> None:
         if node.nested:
@@ -170,7 +170,7 @@ class Engine:
         objects = self.loom.graph.objects
         return tuple(objects[key] for key in keys if key in objects)
 
-    # -- after each batch of events ------------------------------------------------------------------
+    # -- after each batch of events -----------------------------------------------------------
 
     def settle(self) -> None:
         """One scheduling pass, one write per worker, one call per foreign loop."""
@@ -196,7 +196,7 @@ class Engine:
             assert self._loop is not None
             self._loop.call_later(PROGRESS_CHECK_S, self._check_progress)
 
-    # -- what workers say (the pool's Owner) -----------------------------------------------------------
+    # -- what workers say (the pool's Owner) --------------------------------------------------
 
     def on_batch(self, worker: WorkerProcess, batch: list[Message]) -> None:
         loom, record = self.loom, worker.record
@@ -204,7 +204,7 @@ class Engine:
         drained = False
         for message in batch:
             op = message[0]
-            if op == m.DONE or op == m.FAILED:
+            if op in _ANSWERS:
                 if not drained:
                     drained = True
                     worker.drain_output()
@@ -287,16 +287,14 @@ class Engine:
     def _on_query(self, worker: WorkerProcess, message: Message) -> None:
         _, number, name, running = message
         ledger = self.loom.ledger
-        facts = (
-            ledger.describe_total() if name == "cluster_resources" else ledger.describe_free()
-        )
+        facts = ledger.describe_total() if name == "cluster_resources" else ledger.describe_free()
         reply = (m.REPLY, number, 0, facts)
         if running:
             self.post(worker, reply)
         else:
             worker.control.send([reply])
 
-    # -- the loom's verbs (its Outbox) -------------------------------------------------------------------
+    # -- the loom's verbs (its Outbox) --------------------------------------------------------
 
     def run(self, worker: WorkerRecord, node: Node) -> None:
         process = self._pool.by_number[worker.number]

@@ -73,7 +73,7 @@ class Requests:
         self._settle = settle
         self._open: dict[tuple[WorkerProcess, int], _Question] = {}
 
-    # -- get and wait ---------------------------------------------------------------------------
+    # -- get and wait -------------------------------------------------------------------------
 
     def on_get(self, worker: WorkerProcess, message: Message) -> None:
         _, number, keys, timeout_s, running = message
@@ -159,7 +159,7 @@ class Requests:
         else:
             question.worker.control.send([message])
 
-    # -- await --------------------------------------------------------------------------------------
+    # -- await --------------------------------------------------------------------------------
 
     def on_watch(self, worker: WorkerProcess, message: Message) -> None:
         _, number, keys = message
@@ -188,7 +188,7 @@ class Requests:
                 self._close(question)
                 self._loom.on_unblocked(question.worker.record)
 
-    # -- the end of those who ask ---------------------------------------------------------------------
+    # -- the end of those who ask -------------------------------------------------------------
 
     def on_interrupted(self, worker: WorkerProcess, seq: int) -> None:
         """A task was cancelled while its main thread waits: None tells it so."""

@@ -41,9 +41,7 @@ class ThreadWaiter(Waiter):
 
     def on_done(self, record: ObjectRecord) -> None:
         self._left -= 1
-        if not self._released and (
-            self._left <= 0 or (self._stop_at_failure and record.failed)
-        ):
+        if not self._released and (self._left <= 0 or (self._stop_at_failure and record.failed)):
             self._released = True
             self._lock.release()
 

@@ -52,14 +52,14 @@ class Pool:
         self._loop: AbstractEventLoop | None = None
         self._zygote: ZygoteHandle | None = None
         self._next_number = 1  # 0 is the driver
-        self._starting: dict[WorkerKind, int] = {kind: 0 for kind in WorkerKind}
+        self._starting: dict[WorkerKind, int] = dict.fromkeys(WorkerKind, 0)
         self._failed_starts = 0
         self._closed = False
         self.by_number: dict[int, WorkerProcess] = {}
         self._page_fd = _anonymous_memory(PAGE_BYTES)
         self._page = mmap.mmap(self._page_fd, PAGE_BYTES)
 
-    # -- starting -------------------------------------------------------------------------------
+    # -- starting -----------------------------------------------------------------------------
 
     def start_zygote(self) -> None:
         facts = dict(self._facts, page_bytes=PAGE_BYTES)
@@ -102,7 +102,7 @@ class Pool:
         self._starting[worker.record.kind] -= 1
         self._failed_starts = 0
 
-    # -- ending -----------------------------------------------------------------------------------
+    # -- ending -------------------------------------------------------------------------------
 
     def on_gone(self, worker: WorkerProcess) -> None:
         """A worker has ended, one way or the other."""
@@ -150,7 +150,7 @@ class Pool:
         if self._zygote is not None:
             self._zygote.close_fds_after_fork()
 
-    # -- events -----------------------------------------------------------------------------------
+    # -- events -------------------------------------------------------------------------------
 
     def _on_report(self, what: int, number: int, value: int, pidfd: int) -> None:
         worker = self.by_number.get(number)

@@ -109,7 +109,7 @@ class WorkerProcess:
         self._begin_end()
         self._finish_end()
 
-    # -- traffic ------------------------------------------------------------------------------------
+    # -- traffic ------------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Send what was posted, in one batch."""
@@ -142,7 +142,7 @@ class WorkerProcess:
             self._loop.remove_reader(pipe.fd)
         pipe.close()
 
-    # -- the end --------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Ask it to end by hanging up; it runs its exit handlers and is gone."""

@@ -17,8 +17,7 @@ STOP_S: Final = 2.0
 """How long the zygote may take to end all workers and itself."""
 
 _START: Final = (
-    "import sys; sys.path[:] = {path!r}; "
-    "from taskloom._worker.zygote import main; main({fd})"
+    "import sys; sys.path[:] = {path!r}; from taskloom._worker.zygote import main; main({fd})"
 )
 
 OnReport = Callable[[int, int, int, int], None]
@@ -44,7 +43,7 @@ class ZygoteHandle:
         self._on_end: Callable[[], None] = lambda: None
         self._errors_fd, their_errors = os.pipe()
         os.set_blocking(self._errors_fd, False)
-        path = [entry for entry in sys.path if isinstance(entry, str)]
+        path = [str(entry) for entry in sys.path]
         code = _START.format(path=path, fd=theirs.fileno())
         # The interpreter's own flags: the workers' Python is the driver's.
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
@@ -124,4 +123,5 @@ class ZygoteHandle:
                 return
             for fd in fds:
                 os.set_inheritable(fd, False)  # recvmsg may lose the flag
-            self._on_report(*REPORT.unpack(report), fds[0] if fds else -1)
+            what, number, value = REPORT.unpack(report)
+            self._on_report(what, number, value, fds[0] if fds else -1)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final
 
-# -- down, data stream ----------------------------------------------------------------------------
+# -- down, data stream ------------------------------------------------------------------------
 # (FUNCTION, function key, blob)                          before the first SPEC that names it
 FUNCTION: Final = 1
 # (SPEC, number, function key, function name, task name, num_returns, retry, threads, request)
@@ -28,19 +28,19 @@ RUN: Final = 3
 FORGET_FUNCTION: Final = 4
 FORGET_SPEC: Final = 5
 
-# -- down, data or control stream ---------------------------------------------------------------
+# -- down, data or control stream -------------------------------------------------------------
 # (REPLY, request, returned up to, answer)   answers GET, WAIT, QUERY
 REPLY: Final = 10
 # (NOTICE, request, key, outcome)            answers WATCH, once for each key
 NOTICE: Final = 11
 
-# -- down, control stream -------------------------------------------------------------------------
+# -- down, control stream ---------------------------------------------------------------------
 # (TAKE_BACK, seq)        give back what is not started, up to seq; answered by RETURNED
 TAKE_BACK: Final = 20
 # (INTERRUPT, seq)        the task was cancelled
 INTERRUPT: Final = 21
 
-# -- up, data stream --------------------------------------------------------------------------------
+# -- up, data stream --------------------------------------------------------------------------
 # (READY, pid)
 READY: Final = 30
 # (DONE, seq, payload or list of payloads, keys contained or None (or list of them), seconds)

@@ -157,7 +157,7 @@ def capture(
     return Failure(pickle.dumps((tuple(report), packed.blob)))
 
 
-# -- the exception as bytes -----------------------------------------------------------------------
+# -- the exception as bytes -------------------------------------------------------------------
 
 
 @dataclass(slots=True, eq=False)
@@ -314,7 +314,7 @@ def weight(value: object, limit: int) -> int:
 _CONTAINERS: Final = frozenset({list, tuple, dict, set, frozenset})
 
 
-# -- the exception as text ------------------------------------------------------------------------
+# -- the exception as text --------------------------------------------------------------------
 
 
 def _describe(error: BaseException) -> str:

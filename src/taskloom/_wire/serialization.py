@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]  # it has no stubs
 
 from taskloom import _current
 from taskloom._wire.context_vars import reduce_context_var
@@ -121,7 +121,7 @@ def _pack_any(value: object) -> tuple[Payload, tuple[int, ...]]:
 
 def unpack(payload: Payload) -> Any:
     """The value of a payload."""
-    if type(payload) is bytes:
+    if isinstance(payload, bytes):
         return pickle.loads(payload)
     return pickle.loads(payload.data, buffers=payload.buffers)
 

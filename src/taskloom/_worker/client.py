@@ -69,7 +69,7 @@ class WorkerBackend:
     def _shield(self) -> _Shield:
         return _Shield(self._link)
 
-    # -- submit and put --------------------------------------------------------------------------------
+    # -- submit and put -----------------------------------------------------------------------
 
     def submit(
         self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
@@ -82,7 +82,7 @@ class WorkerBackend:
         link = self._link
         running = self._running()
         with self._shield():
-            refs = [
+            refs: list[ObjectRef[object]] = [
                 ObjectRef(key, self, link.borrow(key, announce=False))
                 for key in range(task + 1, task + 1 + spec.num_returns)
             ]
@@ -110,7 +110,7 @@ class WorkerBackend:
             self._link.post_soon((m.PUT, key, payload, contained))
         return ref
 
-    # -- get and wait -------------------------------------------------------------------------------------
+    # -- get and wait -------------------------------------------------------------------------
 
     def get(self, refs: Sequence[ObjectRef[object]], timeout_s: float | None) -> list[object]:
         missing = list(
@@ -181,7 +181,7 @@ class WorkerBackend:
         number = self._link.watch(tuple(records), notice)
         return lambda: self._link.unwatch(number)
 
-    # -- the rest --------------------------------------------------------------------------------------------
+    # -- the rest -----------------------------------------------------------------------------
 
     def cancel(self, ref: ObjectRef[object], *, force: bool, recursive: bool) -> None:
         self._link.post_soon((m.CANCEL, self._check(ref)._key, force, recursive))
@@ -226,7 +226,7 @@ class WorkerBackend:
     def shutdown(self) -> None:
         raise RuntimeError("taskloom.shutdown() ends the session: call it in the driver")
 
-    def _check(self, ref: ObjectRef[object]) -> ObjectRef[object]:
+    def _check(self, ref: ObjectRef[Any]) -> ObjectRef[Any]:
         if ref._home is not self:
             raise ValueError(f"{ref!r} does not belong to this session")
         return ref

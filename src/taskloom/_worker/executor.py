@@ -157,7 +157,7 @@ class Executor:
         else:
             self._functions.on_message(message)
 
-    # -- one task -----------------------------------------------------------------------------------
+    # -- one task -----------------------------------------------------------------------------
 
     def _execute(self, task: Message, spec: Spec) -> None:
         _, seq, key, attempt, _, payload, holes, fills, context_blob, accelerators = task
@@ -209,7 +209,7 @@ class Executor:
             self._contexts = (blob, base)
         return base.copy()
 
-    # -- give back, cancel --------------------------------------------------------------------------
+    # -- give back, cancel --------------------------------------------------------------------
 
     def _on_returned(self, high: int) -> None:
         with self._lock:

@@ -113,7 +113,7 @@ class Link:
             except OSError as error:
                 raise DriverGone from error
 
-    # -- refs that live here ----------------------------------------------------------------------
+    # -- refs that live here ------------------------------------------------------------------
 
     def borrow(self, key: int, *, announce: bool) -> Borrowed:
         """Count one more ref to ``key``; tells the driver when it is the first."""
@@ -138,7 +138,7 @@ class Link:
                 released.append(key)
         return released
 
-    # -- asking ---------------------------------------------------------------------------------
+    # -- asking -------------------------------------------------------------------------------
 
     def ask(self, op: int, *content: Any) -> Any:
         """Send a request and block until the driver answers it."""
@@ -170,7 +170,7 @@ class Link:
         if self.watches.pop(number, None) is not None:
             self.post_soon((m.UNWATCH, number))
 
-    # -- the data stream --------------------------------------------------------------------------
+    # -- the data stream ----------------------------------------------------------------------
 
     def read(self, *, wait: bool = True) -> None:
         """Receive once on the data stream and dispatch what is complete.
@@ -206,7 +206,7 @@ class Link:
             request.answer = (answer,)
             request.done.release()
 
-    # -- the control stream -------------------------------------------------------------------------
+    # -- the control stream -------------------------------------------------------------------
 
     def start_control_thread(self) -> None:
         threading.Thread(target=self._control_loop, name="taskloom-control", daemon=True).start()

@@ -17,7 +17,7 @@ from taskloom._wire.calls import decode_call
 from taskloom._wire.context_vars import unpack_context
 from taskloom._wire.frames import Message
 from taskloom._wire.serialization import loads
-from taskloom._worker.executor import Functions, Running, Spec, answer_of, failure_of, wants_retry
+from taskloom._worker.executor import Functions, Running, answer_of, failure_of, wants_retry
 from taskloom._worker.link import DriverGone, Link
 from taskloom._worker.output import Output
 

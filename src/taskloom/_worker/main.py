@@ -42,7 +42,7 @@ def serve(number: int, kind: int, fds: tuple[int, ...], facts: dict[str, Any]) -
     os.close(err_fd)
     output = Output()
     output.install()
-    faulthandler.enable(file=sys.stderr)
+    faulthandler.enable(file=sys.stderr, all_threads=False)
     link = Link(socket.socket(fileno=data_fd), socket.socket(fileno=control_fd))
     note_started = _started_writer(facts["page"], number)
     if kind == LOOP:

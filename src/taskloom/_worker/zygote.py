@@ -62,7 +62,7 @@ class Zygote:
                     self._end_all()
                     return
 
-    # -- the start --------------------------------------------------------------------------------
+    # -- the start ----------------------------------------------------------------------------
 
     def _receive_facts(self) -> dict[str, Any]:
         """Read the facts and not one byte more: orders may follow at once."""
@@ -87,7 +87,7 @@ class Zygote:
         gc.collect()
         gc.freeze()  # what is here is shared with all workers: do not touch it again
 
-    # -- orders and reports -----------------------------------------------------------------------
+    # -- orders and reports -------------------------------------------------------------------
 
     def _take_order(self) -> bool:
         """Fork what the driver ordered; False when he has hung up."""
@@ -153,7 +153,7 @@ class Zygote:
             if number is not None:
                 self._report(ENDED, number, status)
 
-    # -- the end ----------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------
 
     def _end_all(self) -> None:
         """The driver is gone, one way or the other: nobody stays behind."""

@@ -35,11 +35,14 @@ class Backend(Protocol):
 
     session_id: bytes
     """12 random bytes, the same in the driver and in all its workers."""
-    is_worker: bool
     worker_id: str
     node_id: str
     job_id: str
     namespace: str
+
+    @property
+    def is_worker(self) -> bool:
+        """True inside a task, False in the driver."""
 
     def submit(
         self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]

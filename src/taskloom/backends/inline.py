@@ -290,7 +290,7 @@ class InlineBackend:
         """Keep the object for the rest of the session."""
         self._pinned[ref._key] = self._record(ref)
 
-    # -- waiting: there is none -----------------------------------------------------------------
+    # -- waiting: there is none ---------------------------------------------------------------
 
     def get(self, refs: Sequence[ObjectRef[object]], timeout_s: float | None) -> list[object]:
         """The values; raises the error of the first that failed."""

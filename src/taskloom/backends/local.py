@@ -90,24 +90,24 @@ class LocalBackend:
         if error is not None:
             sys.excepthook(type(error), error, error.__traceback__)
 
-    # -- submit and put -------------------------------------------------------------------------
+    # -- submit and put -----------------------------------------------------------------------
 
     def submit(
         self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> ObjectRef[object] | list[ObjectRef[object]] | None:
         payload, holes, refs, nested = encode_call(args, kwargs, spec.name)
         task = self._next_task()
-        if spec.num_returns == 1:
-            record = ObjectRecord(task + 1)
-            outputs: tuple[ObjectRecord, ...] = (record,)
-        else:
-            outputs = tuple(ObjectRecord(task + 1 + i) for i in range(spec.num_returns))
+        count = spec.num_returns
+        record = ObjectRecord(task + 1)
+        outputs: tuple[ObjectRecord, ...] = (record,)
+        if count != 1:
+            outputs = tuple([ObjectRecord(task + 1 + index) for index in range(count)])
         deps = tuple([self._check(ref)._record for ref in refs]) if refs else ()
         node = Node(task, spec, payload, holes, deps, outputs)
         node.nested = nested  # type: ignore[assignment]  # keys; the engine looks them up
         node.context = self._contexts.pack()
         self._post(self._submit, node)
-        if spec.num_returns == 1:
+        if count == 1:
             return ObjectRef(task + 1, self, record)
         return [ObjectRef(output.key, self, output) for output in outputs] or None
 
@@ -121,7 +121,7 @@ class LocalBackend:
         record.outcome = payload  # a get() that comes at once need not wait for the engine
         return ObjectRef(record.key, self, record)
 
-    # -- get and wait -------------------------------------------------------------------------------
+    # -- get and wait -------------------------------------------------------------------------
 
     def get(self, refs: Sequence[ObjectRef[object]], timeout_s: float | None) -> list[object]:
         records = [self._check(ref)._record for ref in refs]
@@ -201,7 +201,7 @@ class LocalBackend:
 
         return stop
 
-    # -- the rest ---------------------------------------------------------------------------------------
+    # -- the rest -----------------------------------------------------------------------------
 
     def cancel(self, ref: ObjectRef[object], *, force: bool, recursive: bool) -> None:
         self._post(self._engine.cancel, (self._check(ref)._key, force, recursive))
