@@ -90,8 +90,12 @@ def _plain_row(
         number(spread.low),
         number(spread.high),
         str(spread.repeats),
-        "" if advantage is None else f"{advantage:.2f} x better",
+        "" if advantage is None else _advantage(advantage),
     ]
+
+
+def _advantage(times: float) -> str:
+    return f"{times:.2f} x better" if times >= 1 else f"{1 / times:.2f} x worse"
 
 
 def _goal_rows(summary: Summary) -> list[list[str]]:

@@ -21,8 +21,8 @@ Checker = Callable[[Path], list[str]]
 def mypy(path: Path) -> list[str]:
     """What mypy has to say about a file, with the settings of the project."""
     done = run("mypy", "--config-file", str(ROOT / "pyproject.toml"), "--output", "json", str(path))
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines() if line]
     return [
         f"{Path(one['file']).name}:{one['line']}: {one['message']} [{one['code']}]"
         for one in found
@@ -35,7 +35,7 @@ def mypy(path: Path) -> list[str]:
 def pyright(path: Path) -> list[str]:
     """What pyright has to say about it; the package basedpyright brings all that it needs."""
     done = run("basedpyright", "--project", str(ROOT), "--outputjson", str(path))
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1), done.stdout + done.stderr
     return [
         f"{path.name}:{one['range']['start']['line'] + 1}: {one['message']} [{one.get('rule')}]"
         for one in json.loads(done.stdout)["generalDiagnostics"]

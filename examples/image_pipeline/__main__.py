@@ -33,15 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _demo(options: argparse.Namespace, home: Path) -> int:
     say("Users send images of digits. Each gets an e-mail that his image has arrived and, when")
     say("it has been classified, a second one with the result.\n")
-    folder = options.images or _make_images(home / "sent", options)
-    submissions = _submissions(folder, options.count if options.images else None)
-    labels = samples.read_labels(folder)
-
     async with tl.init(
         num_cpus=options.workers,
         resources={"smtp": pipeline.CONNECTIONS},
-        preload=["examples.image_pipeline.pipeline"],
+        preload=["examples.image_pipeline.pipeline"],  # while this process makes its preparations
     ):
+        folder = options.images or await asyncio.to_thread(_make_images, home / "sent", options)
+        submissions = _submissions(folder, options.count if options.images else None)
+        labels = samples.read_labels(folder)
         model = await asyncio.to_thread(classifier.train)
         say(f"The classifier has learned from {model.trained_on} other digits.")
         workers = round(tl.cluster_resources()["CPU"])
@@ -54,8 +53,8 @@ async def _demo(options: argparse.Namespace, home: Path) -> int:
 
     say(f"\n{table(run, plain, labels)}\n")
     if options.smtp is None and options.smtp_delay:
-        say(f"The demo's own mail server takes {options.smtp_delay:.0f} ms to accept a letter, as")
-        say("a server across a network does; with --smtp-delay 0 it answers at once.")
+        say(f"The demo's own mail server takes {options.smtp_delay} ms to accept a letter, as a")
+        say("server across a network does; with --smtp-delay 0 it answers at once.")
     if options.keep is None:
         say("With --keep FOLDER the images and the e-mails stay, for you to look at.")
     else:

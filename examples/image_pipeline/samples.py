@@ -27,7 +27,6 @@ def write_photos(folder: Path, count: int, broken: int) -> None:
     """
     _, unseen = split_digits()
     chance = np.random.default_rng(2024)
-    order = chance.permutation(len(unseen.images))
     spoiled = set(_spread(broken, count + broken))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LABELS).open("w", newline="") as file:
@@ -36,10 +35,10 @@ def write_photos(folder: Path, count: int, broken: int) -> None:
         drawn = 0
         for number in range(1, count + broken + 1):
             path = folder / f"photo-{number:03d}.png"
-            which = order[drawn % len(order)]
+            which = drawn % len(unseen.images)
             photo = _photograph(unseen.images[which], chance)
             if number not in spoiled:
-                photo.save(path)
+                photo.save(path, compress_level=1)
                 labels.writerow([path.name, int(unseen.labels[which])])
                 drawn += 1
             elif len(spoiled) % 2:

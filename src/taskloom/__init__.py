@@ -16,12 +16,12 @@ Everything is loaded when it is first used, so that ``import taskloom`` costs ne
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from taskloom import _current
 from taskloom._version import __commit__ as __commit__
 from taskloom._version import __version__ as __version__
 
+TYPE_CHECKING = False  # what checkers take for true; typing itself would be most of the cost
 if TYPE_CHECKING:
     from taskloom import exceptions as exceptions
     from taskloom import util as util

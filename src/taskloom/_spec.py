@@ -24,9 +24,10 @@ class Function:
 class TaskSpec:
     """What is asked for each call: made when a wrapper is first called, never edited.
 
-    ``request`` holds (resource name, units) pairs, sorted, without zeros: see
-    ``_options.UNITS_PER_RESOURCE``.  ``retry_exceptions`` is True, False, the classes to retry, or (in the
-    driver, for what workers submit) those classes pickled: the engine never loads them.
+    ``request`` holds (resource name, units) pairs, sorted, without zeros, in units of
+    ``_options.UNITS_PER_RESOURCE``.  ``retry_exceptions`` is True, False, the classes to retry,
+    or (in the driver, for what workers submit) those classes pickled: the engine never loads
+    them.
     """
 
     function: Function

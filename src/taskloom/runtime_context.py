@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from taskloom import _current, _ids
-from taskloom._spec import UNITS_PER_RESOURCE
+from taskloom._options import UNITS_PER_RESOURCE
 
 if TYPE_CHECKING:
     from taskloom.backends.base import Backend, ExecutionContext

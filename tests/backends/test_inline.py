@@ -74,9 +74,9 @@ def test_what_a_task_prints_goes_straight_to_stdout(inline, capsys):
 
 def test_breakpoint_in_a_task_opens_the_debugger_at_its_line(inline, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("p secret\ncontinue\n"))
-    monkeypatch.setattr(sys, "breakpointhook", lambda: pdb.Pdb(nosigint=True).set_trace(
-        sys._getframe(1)
-    ))
+    monkeypatch.setattr(
+        sys, "breakpointhook", lambda: pdb.Pdb(nosigint=True).set_trace(sys._getframe(1))
+    )
 
     @inline.remote
     def debugged() -> int:

@@ -26,21 +26,23 @@ class RunTimes:
 
     def __init__(self) -> None:
         self._mean_s: dict[FunctionKey, float] = {}
+        self._windows: dict[FunctionKey, int] = {}
 
     def note(self, function: FunctionKey, seconds: float) -> None:
         mean = self._mean_s.get(function)
         if mean is None:
             if len(self._mean_s) >= _KNOWN_FUNCTIONS:
                 self._mean_s.clear()  # a program that makes functions without end: start anew
-            self._mean_s[function] = seconds
+                self._windows.clear()
+            mean = seconds
         elif seconds > mean:
-            self._mean_s[function] = (mean + seconds) / 2
+            mean = (mean + seconds) / 2
         else:
-            self._mean_s[function] = mean + (seconds - mean) * _WEIGHT
+            mean += (seconds - mean) * _WEIGHT
+        self._mean_s[function] = mean
+        window = int(BUDGET_S / (mean + OVERHEAD_S))
+        self._windows[function] = 1 if window < 1 else MAX_BATCH if window > MAX_BATCH else window
 
     def window(self, function: FunctionKey) -> int:
         """How many calls of a function one worker may have in flight."""
-        mean = self._mean_s.get(function)
-        if mean is None:
-            return 1
-        return max(1, min(MAX_BATCH, int(BUDGET_S / (mean + OVERHEAD_S))))
+        return self._windows.get(function, 1)

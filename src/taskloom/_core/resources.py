@@ -34,12 +34,18 @@ class Ledger:
     def __init__(self, total: Mapping[str, float], gpu_ids: Sequence[str] = ()) -> None:
         self.total = {name: round(amount * UNITS_PER_RESOURCE) for name, amount in total.items()}
         self.free = dict(self.total)
+        self._feasible: set[Request] = {()}
         self._gpu_ids = list(gpu_ids)
         self._gpu_free = [UNITS_PER_RESOURCE] * len(gpu_ids)
 
     def can_ever_fit(self, request: Request) -> bool:
         """False when even an idle session could not satisfy it."""
-        return all(units <= self.total.get(name, 0) for name, units in request)
+        if request in self._feasible:  # asked for each call: a program has few shapes
+            return True
+        if any(units > self.total.get(name, 0) for name, units in request):
+            return False
+        self._feasible.add(request)
+        return True
 
     def fits(self, request: Request) -> bool:
         """True when it can be had now."""
