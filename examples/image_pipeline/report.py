@@ -61,7 +61,9 @@ def table(run: Run, plain: Run | None, labels: Mapping[str, int]) -> str:
     if plain is not None:
         rows.append(["speed-up", f"{plain.seconds / run.seconds:.1f} x", ""])
     rule = "  " + "-" * (20 + 14 * len(runs))
-    lines = [f"  {name:20}{''.join(f'{cell:>14}' for cell in cells)}" for name, *cells in rows]
+    lines = [
+        f"  {name:20}{''.join(f'{cell:>14}' for cell in cells)}".rstrip() for name, *cells in rows
+    ]
     return "\n".join([lines[0], rule, *lines[1:]])
 
 

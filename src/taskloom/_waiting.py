@@ -332,6 +332,8 @@ class RefFuture(concurrent.futures.Future[Any]):
             self._settle()
             return
         # Setting a result runs the user's callbacks, so it must not happen on an engine thread.
+        # That thread is started now: once the interpreter ends, none can be started any more.
+        callback_thread.start()
         stop = home.subscribe((ref,), lambda _key: callback_thread.run(self._settle))
         self._stop = stop
         if self.done():  # settled or cancelled before it was known how to stop
@@ -411,7 +413,7 @@ def ref_future(ref: ObjectRef[Any], home: Backend) -> RefFuture:
 
 
 class _CallbackThread:
-    """One daemon thread, started by the first future, that runs what users attached to them."""
+    """One daemon thread, started for the first future, that runs what users attached to them."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -421,6 +423,10 @@ class _CallbackThread:
     def run(self, function: Callable[[], None]) -> None:
         """Call ``function`` soon, after those handed in before it.  Never blocks for long."""
         self._queue.put(function)
+        self.start()
+
+    def start(self) -> None:
+        """Start the thread unless it runs.  Python has none left for a program that is ending."""
         if self._thread is None or not self._thread.is_alive():  # a fork leaves the thread behind
             with self._lock:
                 if self._thread is None or not self._thread.is_alive():

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import concurrent.futures.thread  # it cannot be imported any more at exit
 import functools
 import operator
 import os
@@ -133,7 +134,9 @@ class Executor(concurrent.futures.Executor):
                 future.begin()
                 self._in_engine += 1
         _finish_before_exit(self)
-        if not is_held:
+        if is_held:
+            callback_thread.start()  # it will hand the call over, perhaps when the program ends
+        else:
             self._start(call)
         return cast("concurrent.futures.Future[R]", future)
 

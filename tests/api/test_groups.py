@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, closing
-from types import ModuleType
 from typing import Any
 
 import pytest
 import trio
 
+from conftest import Engine
 from taskloom import _current
 from taskloom.groups import as_completed, wait_async
 from taskloom.groups import map as map_calls
@@ -830,48 +830,44 @@ def test_wrong_arguments_of_rays_functions_are_refused(desk, arguments, error):
 
 
 @pytest.fixture(scope="module", params=[{"local_mode": True}, {}], ids=["inline", "engine"])
-def session(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
-    import taskloom
-
-    if taskloom.is_initialized():
-        taskloom.shutdown()
-    taskloom.init(num_cpus=2, **request.param)
-    yield taskloom
-    taskloom.shutdown()
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    engine = Engine({"num_cpus": 2, **request.param})
+    yield engine
+    engine.taskloom.shutdown()
 
 
-def test_as_completed_of_real_tasks(session, run):
-    double = session.remote(lambda x: 2 * x)
-    assert sorted(session.as_completed([double.remote(i) for i in range(20)])) == [
+def test_as_completed_of_real_tasks(tl, run):
+    double = tl.remote(lambda x: 2 * x)
+    assert sorted(tl.as_completed([double.remote(i) for i in range(20)])) == [
         2 * i for i in range(20)
     ]
 
     async def main() -> list[Any]:
-        return [v async for v in session.as_completed([double.remote(i) for i in range(20)])]
+        return [v async for v in tl.as_completed([double.remote(i) for i in range(20)])]
 
     assert sorted(run(main)) == [2 * i for i in range(20)]
 
 
-def test_map_of_a_plain_function_over_real_tasks(session, run):
-    assert list(session.map(lambda x: x + 1, range(50))) == list(range(1, 51))
+def test_map_of_a_plain_function_over_real_tasks(tl, run):
+    assert list(tl.map(lambda x: x + 1, range(50))) == list(range(1, 51))
 
     async def main() -> list[Any]:
-        return [v async for v in session.map(lambda x: x + 1, range(50), limit=4)]
+        return [v async for v in tl.map(lambda x: x + 1, range(50), limit=4)]
 
     assert run(main) == list(range(1, 51))
 
 
-def test_map_of_an_async_function_over_real_tasks(session):
-    @session.remote
+def test_map_of_an_async_function_over_real_tasks(tl):
+    @tl.remote
     async def later(x: int) -> int:
         await asyncio.sleep(0)
         return x
 
-    assert sorted(session.map(later, range(20), ordered=False)) == list(range(20))
+    assert sorted(tl.map(later, range(20), ordered=False)) == list(range(20))
 
 
-def test_the_error_of_a_real_task_has_its_class(session):
-    values = session.map(lambda x: 1 // x, [1, 0, 2])
+def test_the_error_of_a_real_task_has_its_class(tl):
+    values = tl.map(lambda x: 1 // x, [1, 0, 2])
 
     assert next(values) == 1
     with pytest.raises(ZeroDivisionError):
@@ -879,8 +875,8 @@ def test_the_error_of_a_real_task_has_its_class(session):
     assert next(values) == 0
 
 
-def test_wait_async_of_real_tasks(session, run):
-    square = session.remote(lambda x: x * x)
+def test_wait_async_of_real_tasks(tl, run):
+    square = tl.remote(lambda x: x * x)
 
     async def main() -> Any:
         refs = [square.remote(i) for i in range(10)]
@@ -890,8 +886,8 @@ def test_wait_async_of_real_tasks(session, run):
     assert run(main) == (True, [])
 
 
-def test_groups_work_inside_a_task(session):
-    @session.remote
+def test_groups_work_inside_a_task(tl):
+    @tl.remote
     def total(n: int) -> int:
         import taskloom
 
@@ -902,12 +898,12 @@ def test_groups_work_inside_a_task(session):
         return mapped + unordered + completed
 
     # On all CPUs at once: those that wait must lend theirs.
-    assert session.get([total.remote(10) for _ in range(4)]) == [3 * 55] * 4
+    assert tl.get([total.remote(10) for _ in range(4)]) == [3 * 55] * 4
 
 
-def test_refs_of_different_sessions_do_not_mix(session):
+def test_refs_of_different_sessions_do_not_mix(tl):
     (foreign,) = Desk().refs(1)
-    own = session.put(1)
+    own = tl.put(1)
 
     with pytest.raises(ValueError, match="another session"):
         as_completed([own, foreign])

@@ -163,7 +163,7 @@ def test_own_images_go_to_the_mail_server_that_is_named(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
 def test_ctrl_c_ends_it_and_leaves_no_process_behind():
     with subprocess.Popen(
-        command("--count", "40", "--smtp-delay", "300"),
+        command("--count", "18", "--broken", "2", "--smtp-delay", "300"),
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -174,7 +174,7 @@ def test_ctrl_c_ends_it_and_leaves_no_process_behind():
         try:
             assert demo.stdout is not None
             seen = ""
-            while " of 42 " not in seen:  # it is in the middle of its work
+            while " of 20 " not in seen:  # it is in the middle of its work
                 line = demo.stdout.readline()
                 assert line, seen
                 seen += line

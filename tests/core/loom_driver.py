@@ -1,0 +1,397 @@
+"""Drives the loom by hand: no loop, no process, no clock.
+
+``Core`` is a loom with a recording outbox, in which tests read like sentences.  After every step
+all tables are compared (``invariants``), and beyond that the reasons to keep each object are
+counted exactly, because here it is known which refs the driver has.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from taskloom._core import invariants
+from taskloom._core.node import Node, ObjectRecord, WorkerKind, WorkerRecord
+from taskloom._core.reactor import Reactor
+from taskloom._core.resources import Ledger
+from taskloom._core.states import NodeState
+from taskloom._ids import Mint
+from taskloom._spec import UNITS_PER_RESOURCE, Function, FunctionKey, TaskSpec
+
+PROCESS, LOOP = WorkerKind.PROCESS, WorkerKind.LOOP
+SHORT_S = 0.000_005
+LONG_S = 1.0
+
+
+class Trouble:
+    """An outcome that is an error, as the core sees one."""
+
+    def __init__(self, text: str, *, cancelled: bool = False, inherited: bool = False) -> None:
+        self.text = text
+        self.cancelled = cancelled
+        self.inherited = inherited
+        self._twin: Trouble | None = None
+
+    def inherit(self) -> Trouble:
+        if self.inherited:
+            return self
+        if self._twin is None:
+            self._twin = Trouble(self.text, cancelled=self.cancelled, inherited=True)
+        return self._twin
+
+    def __repr__(self) -> str:
+        return f"<Trouble {self.text}>"
+
+
+class RecordingOutbox:
+    """Writes down what the loom asks of the world, and does nothing of it."""
+
+    def __init__(self) -> None:
+        self.verbs: list[tuple[Any, ...]] = []
+
+    def run(self, worker: WorkerRecord, node: Node) -> None:
+        self.verbs.append(("run", worker, node))
+
+    def resolve(self, record: ObjectRecord) -> None:
+        waiters, record.waiters = record.waiters, None
+        self.verbs.append(("resolve", record))
+        for tell in waiters or ():
+            tell(record)
+
+    def start_workers(self, kind: WorkerKind, count: int) -> None:
+        self.verbs.append(("start_workers", kind, count))
+
+    def take_back(self, worker: WorkerRecord) -> None:
+        self.verbs.append(("take_back", worker))
+
+    def interrupt(self, worker: WorkerRecord, seq: int, *, force: bool) -> None:
+        self.verbs.append(("interrupt", worker, seq, force))
+
+    def kill(self, worker: WorkerRecord, why: str) -> None:
+        self.verbs.append(("kill", worker, why))
+
+    def report_unseen(self, record: ObjectRecord, name: str) -> None:
+        self.verbs.append(("report_unseen", record, name))
+
+    def unschedulable(self, node: Node) -> object:
+        return Trouble(f"unschedulable {node.key:#x}")
+
+    def cancelled(self, node: Node) -> object:
+        return Trouble(f"cancelled {node.key:#x}", cancelled=True)
+
+    def too_deep(self, node: Node) -> object:
+        return Trouble(f"too deep {node.key:#x}")
+
+    def said(self, verb: str) -> list[tuple[Any, ...]]:
+        """What was asked with this verb so far, without the verb."""
+        return [entry[1:] for entry in self.verbs if entry[0] == verb]
+
+
+class Core:
+    """A loom, and somebody who plays all of the world around it.
+
+    Args:
+        cpus: of the session.
+        resources: of the session, besides CPUs.
+        gpus: how many; their ids are "g0", "g1", ...
+        max_processes: how many PROCESS workers there may be.
+        starts_workers: workers that the loom asks for are there at once.
+        checks: compare all tables after every step.
+    """
+
+    def __init__(
+        self,
+        *,
+        cpus: float = 1000,
+        resources: Mapping[str, float] | None = None,
+        gpus: int = 0,
+        max_processes: int = 1000,
+        starts_workers: bool = True,
+        checks: bool = True,
+        outbox: RecordingOutbox | None = None,
+    ) -> None:
+        total: dict[str, float] = {"CPU": cpus, **(resources or {})}
+        if gpus:
+            total["GPU"] = gpus
+        self.outbox = outbox or RecordingOutbox()
+        self.ledger = Ledger(total, [f"g{index}" for index in range(gpus)])
+        self.loom = Reactor(self.ledger, self.outbox, max_processes)
+        self.refs: Counter[ObjectRecord] = Counter()
+        self._starts_workers = starts_workers
+        self._checks = checks
+        self._mint = Mint(0)
+        self._functions: dict[tuple[str, bool], Function] = {}
+        self._numbers = 0
+        self._last_verb = 0
+
+    # -- callers ------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        deps: Iterable[Node | ObjectRecord] = (),
+        *,
+        nested: Iterable[Node | ObjectRecord] = (),
+        cpus: float = 1,
+        needs: Mapping[str, float] | None = None,
+        function: str = "f",
+        coroutine: bool = False,
+        priority: int = 0,
+        retries: int = 0,
+        num_returns: int = 1,
+        parent: Node | None = None,
+        by: WorkerRecord | None = None,
+    ) -> Node:
+        """One call; of the driver, or of a task that runs on the worker ``by``."""
+        key = self._mint.next_task()
+        spec = TaskSpec(
+            function=self._function(function, coroutine),
+            name=function,
+            num_returns=num_returns,
+            request=request_of(cpus, needs),
+            max_retries=retries,
+            retry_exceptions=False,
+            priority=priority,
+        )
+        outputs = tuple(ObjectRecord(key + 1 + index) for index in range(num_returns))
+        # As the API does it: a ref that is given many times is one dependency.
+        records = tuple(dict.fromkeys(record_of(dep) for dep in deps))
+        node = Node(key, spec, b"args", None, records, outputs)
+        node.nested = tuple(record_of(inner) for inner in nested)
+        node.parent = parent
+        node.depth = parent.depth + 1 if parent is not None else 0
+        for record in outputs:
+            if by is None:
+                self.refs[record] += 1
+            else:
+                by.borrowed[record.key] = record
+        self.loom.on_submit(node)
+        self.check()
+        return node
+
+    def put(self, *, contains: Iterable[Node | ObjectRecord] = ()) -> ObjectRecord:
+        record = ObjectRecord(self._mint.next_task() + 1)
+        self.refs[record] += 1
+        self.loom.on_put(record, b"put", [record_of(inner).key for inner in contains])
+        self.check()
+        return record
+
+    def copy_ref(self, of: Node | ObjectRecord) -> None:
+        """One more ref in the driver."""
+        record = record_of(of)
+        record.holds += 1
+        self.refs[record] += 1
+        self.check()
+
+    def drop(self, *those: Node | ObjectRecord) -> None:
+        """A ref of the driver is collected."""
+        for of in those:
+            record = record_of(of)
+            self.refs[record] -= 1
+            self.loom.graph.release(record)
+        self.check()
+
+    def cancel(
+        self, of: Node | ObjectRecord, *, force: bool = False, recursive: bool = True
+    ) -> None:
+        self.loom.on_cancel(record_of(of).key, force=force, recursive=recursive)
+        self.check()
+
+    def watch(self, of: Node | ObjectRecord) -> list[ObjectRecord]:
+        """A waiter; the list it returns is filled when the object is done."""
+        told: list[ObjectRecord] = []
+        record = record_of(of)
+        if record.outcome is not None:
+            told.append(record)
+        else:
+            record.waiters = [*(record.waiters or ()), told.append]
+        return told
+
+    # -- workers ------------------------------------------------------------------------------
+
+    def worker(self, kind: WorkerKind = PROCESS) -> WorkerRecord:
+        """A new worker, ready for work."""
+        worker = self.starting_worker(kind)
+        self.loom.on_worker_ready(worker)
+        self.check()
+        return worker
+
+    def starting_worker(self, kind: WorkerKind = PROCESS) -> WorkerRecord:
+        self._numbers += 1
+        worker = WorkerRecord(self._numbers, kind)
+        self.loom.on_worker_started(worker)
+        self.check()
+        return worker
+
+    def schedule(self) -> None:
+        """Passes of the scheduler, until it has no use for what is there."""
+        self.loom.schedule()
+        while self._starts_workers and (asked := self._take_start_orders()):
+            for kind, count in asked:
+                for _ in range(count):
+                    self.loom.on_worker_ready(self.starting_worker(kind))
+            self.loom.schedule()
+        self.check()
+
+    def start(self, *nodes: Node) -> None:
+        """Have these calls handed to workers, together with whatever else can run."""
+        self.schedule()
+        for node in nodes:
+            assert node.state is NodeState.ASSIGNED, f"{node!r} cannot be started"
+
+    def finish(
+        self,
+        *nodes: Node,
+        contains: Sequence[Iterable[Node | ObjectRecord]] | None = None,
+        seconds: float = LONG_S,
+    ) -> None:
+        """These calls return, one after the other; they are started first if need be."""
+        for node in nodes:
+            if node.state is NodeState.READY:
+                self.start(node)
+            worker = node.worker
+            assert worker is not None, f"{node!r} is not with a worker"
+            count = node.spec.num_returns
+            inner = [[record_of(of).key for of in those] for those in contains or [()] * count]
+            outcomes = [f"value of {node.key:#x}".encode()] * count
+            self.loom.on_done(worker, node.seq, outcomes, inner, seconds)
+            self.check()
+
+    def fail(self, node: Node, *, retry: bool = False) -> Trouble:
+        """The call raises."""
+        if node.state is NodeState.READY:
+            self.start(node)
+        assert node.worker is not None
+        error = Trouble(f"raised by {node.key:#x}")
+        self.loom.on_failed(node.worker, node.seq, error, retry=retry, seconds=LONG_S)
+        self.check()
+        return error
+
+    def lose(self, worker: WorkerRecord, *, started: Node | None | int = None) -> None:
+        """A worker is gone; the last task it had begun was ``started`` (None: the first)."""
+        if started is None:
+            started = next(iter(worker.inflight.values()), 0)
+        seq = started.seq if isinstance(started, Node) else started
+        self.loom.on_worker_lost(worker, seq, lambda node: Trouble(f"crash of {node.key:#x}"))
+        self.check()
+
+    def block(self, worker: WorkerRecord, running: Node | None = None) -> int:
+        """A task of the worker waits; ``running``: in the worker's main thread."""
+        high = self.loom.on_blocked(worker, running.seq if running is not None else 0)
+        self.check()
+        return high
+
+    def unblock(self, worker: WorkerRecord) -> None:
+        self.loom.on_unblocked(worker)
+        self.check()
+
+    def give_back(self, worker: WorkerRecord, low: Node | int, high: Node | int) -> None:
+        """The worker gives back what comes after ``low``, up to and with ``high``."""
+        self.loom.on_returned(worker, seq_of(low), seq_of(high))
+        self.check()
+
+    def borrow(self, worker: WorkerRecord, of: Node | ObjectRecord) -> None:
+        self.loom.on_borrow(worker, [record_of(of).key])
+        self.check()
+
+    def release(self, worker: WorkerRecord, of: Node | ObjectRecord) -> None:
+        self.loom.on_release(worker, [record_of(of).key])
+        self.check()
+
+    def learn(self, function: str = "f", seconds: float = SHORT_S, times: int = 20) -> None:
+        """Let the loom know how long calls of a function take."""
+        for _ in range(times):
+            self.loom.times.note(self._function(function, False).key, seconds)
+
+    # -- looking ------------------------------------------------------------------------------
+
+    @property
+    def late_messages(self) -> int:
+        return self.loom.late_messages
+
+    def state(self, node: Node) -> NodeState:
+        return node.state
+
+    def outcome(self, of: Node | ObjectRecord) -> Any:
+        return record_of(of).outcome
+
+    def is_kept(self, of: Node | ObjectRecord) -> bool:
+        return record_of(of).key in self.loom.graph.objects
+
+    def with_worker(self, worker: WorkerRecord) -> list[Node]:
+        """What a worker has in flight, in the order in which it runs them."""
+        return list(worker.inflight.values())
+
+    def started_now(self) -> list[Node]:
+        """What was handed out since this was asked last, in order."""
+        seen, self._last_verb = self._last_verb, len(self.outbox.verbs)
+        return [entry[2] for entry in self.outbox.verbs[seen:] if entry[0] == "run"]
+
+    def free(self, name: str = "CPU") -> float:
+        return self.ledger.free[name] / UNITS_PER_RESOURCE
+
+    def is_at_rest(self) -> bool:
+        """Nothing is going on and nothing is taken."""
+        return (
+            not self.loom.graph.nodes
+            and not self.loom.ready
+            and self.ledger.free == self.ledger.total
+            and not any(worker.inflight for worker in self.loom.workers.values())
+        )
+
+    def check(self) -> None:
+        if self._checks:
+            self.check_all()
+
+    def check_all(self) -> None:
+        """All tables agree, and every object is kept for exactly the reasons there are."""
+        invariants.check(self.loom)
+        reasons: Counter[ObjectRecord] = Counter(self.refs)
+        for node in self.loom.graph.nodes.values():
+            reasons.update(node.deps)
+            reasons.update(node.nested)
+        for worker in self.loom.workers.values():
+            reasons.update(worker.borrowed.values())
+        kept = self.loom.graph.objects.values()
+        for record in kept:
+            reasons.update(record.contains)
+        for record in kept:
+            assert record.holds == reasons[record], (
+                f"object {record.key:#x}: {record.holds} holds, {reasons[record]} reasons"
+            )
+        for record, count in reasons.items():
+            assert count >= 0
+            assert not count or record.key in self.loom.graph.objects, (
+                f"object {record.key:#x} is gone, and there are {count} reasons to keep it"
+            )
+
+    # -- shared steps -------------------------------------------------------------------------
+
+    def _function(self, name: str, coroutine: bool) -> Function:
+        known = self._functions.get((name, coroutine))
+        if known is None:
+            key = FunctionKey(f"{name} {coroutine}".encode())
+            known = self._functions[name, coroutine] = Function(
+                key=key, blob=b"", name=name, module="m", is_coroutine=coroutine
+            )
+        return known
+
+    def _take_start_orders(self) -> list[tuple[WorkerKind, int]]:
+        orders = [entry[1:] for entry in self.outbox.verbs if entry[0] == "start_workers"]
+        self.outbox.verbs = [e for e in self.outbox.verbs if e[0] != "start_workers"]
+        self._last_verb = min(self._last_verb, len(self.outbox.verbs))
+        return orders
+
+
+def record_of(of: Node | ObjectRecord) -> ObjectRecord:
+    return of.outputs[0] if isinstance(of, Node) else of
+
+
+def seq_of(of: Node | int) -> int:
+    return of.seq if isinstance(of, Node) else of
+
+
+def request_of(cpus: float, needs: Mapping[str, float] | None = None) -> tuple[tuple[str, int], ...]:
+    amounts = {"CPU": cpus, **(needs or {})}
+    units = {name: round(amount * UNITS_PER_RESOURCE) for name, amount in amounts.items()}
+    return tuple(sorted((name, amount) for name, amount in units.items() if amount))
