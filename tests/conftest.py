@@ -29,6 +29,11 @@ import hypothesis
 import psutil
 import pytest
 
+from taskloom._engine.portal import new_event_loop
+
+# The first loop of a process makes libuv keep a pipe for signals, once and for all.
+new_event_loop().close()
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 TAG: Final = "TASKLOOM_TEST_TAG"
 """Every process that descends from this run has it in its environment, whoever adopted it."""

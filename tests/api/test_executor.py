@@ -21,6 +21,10 @@ from typing import Any
 import pytest
 
 from conftest import Engine
+from taskloom import _current
+from taskloom.exceptions import TaskCancelledError
+from taskloom.executor import Executor
+from taskloom.ref import ObjectRef
 
 HANG_S = 30
 REQUEST: contextvars.ContextVar[str] = contextvars.ContextVar("REQUEST", default="none")
@@ -291,6 +295,66 @@ def test_a_wrong_call_that_was_held_back_makes_room_for_the_next(tl):
 
         assert last.result(HANG_S) == 16
         assert all(isinstance(future.exception(HANG_S), TypeError) for future in futures)
+
+
+class Unhurried:
+    """A backend whose tasks begin when the test says so, and can be withdrawn until then."""
+
+    is_worker = False
+    session_id = b"u" * 12
+
+    def __init__(self) -> None:
+        self.begun: set[int] = set()
+        self.outcomes: dict[int, Any] = {}
+        self.told: dict[int, Callable[[int], None]] = {}
+        self._keys = itertools.count(1)
+
+    def submit(self, spec: Any, args: Any, kwargs: Any) -> ObjectRef[Any]:
+        return ObjectRef(next(self._keys), self, object())
+
+    def finish(self, key: int, outcome: Any) -> None:
+        self.outcomes[key] = outcome
+        if key in self.told:
+            self.told[key](key)
+
+    def withdraw(self, ref: ObjectRef[Any]) -> bool:
+        if ref._key in self.begun:
+            return False
+        self.finish(ref._key, TaskCancelledError())
+        return True
+
+    def is_done(self, ref: ObjectRef[Any]) -> bool:
+        return ref._key in self.outcomes
+
+    def result(self, ref: ObjectRef[Any]) -> Any:
+        if isinstance(self.outcomes[ref._key], BaseException):
+            raise self.outcomes[ref._key]
+        return self.outcomes[ref._key]
+
+    def subscribe(self, refs: Any, callback: Any, loop: Any = None) -> Callable[[], None]:
+        self.told[refs[0]._key] = callback
+        return lambda: None
+
+    def drop(self, ref: ObjectRef[Any]) -> None:
+        pass
+
+
+def test_a_task_that_has_not_begun_is_withdrawn(monkeypatch):
+    backend = Unhurried()
+    monkeypatch.setattr(_current, "_backend", backend)
+    executor = Executor()
+    first, second, third = (executor.submit(square, i) for i in range(3))
+    backend.begun.add(1)
+
+    assert not first.cancel()
+    assert second.cancel()
+    assert second.cancelled()
+    assert concurrent.futures.wait([second], timeout=HANG_S).done == {second}
+    executor.shutdown(wait=False, cancel_futures=True)
+    assert third.cancelled()
+    backend.finish(1, "first")
+    executor.shutdown()
+    assert first.result() == "first"
 
 
 # -- map ------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from taskloom._core.reactor import Reactor
 from taskloom._core.resources import Ledger
 from taskloom._core.states import NodeState
 from taskloom._ids import Mint
-from taskloom._spec import UNITS_PER_RESOURCE, Function, FunctionKey, TaskSpec
+from taskloom._options import UNITS_PER_RESOURCE
+from taskloom._spec import Function, FunctionKey, TaskSpec
 
 PROCESS, LOOP = WorkerKind.PROCESS, WorkerKind.LOOP
 SHORT_S = 0.000_005
@@ -123,7 +124,8 @@ class Core:
         self._mint = Mint(0)
         self._functions: dict[tuple[str, bool], Function] = {}
         self._numbers = 0
-        self._last_verb = 0
+        self._last_verb = 0  # up to where the verbs have been looked through
+        self._last_order = 0
 
     # -- callers ------------------------------------------------------------------------------
 
@@ -377,10 +379,8 @@ class Core:
         return known
 
     def _take_start_orders(self) -> list[tuple[WorkerKind, int]]:
-        orders = [entry[1:] for entry in self.outbox.verbs if entry[0] == "start_workers"]
-        self.outbox.verbs = [e for e in self.outbox.verbs if e[0] != "start_workers"]
-        self._last_verb = min(self._last_verb, len(self.outbox.verbs))
-        return orders
+        seen, self._last_order = self._last_order, len(self.outbox.verbs)
+        return [entry[1:] for entry in self.outbox.verbs[seen:] if entry[0] == "start_workers"]
 
 
 def record_of(of: Node | ObjectRecord) -> ObjectRecord:

@@ -24,6 +24,7 @@ from taskloom._engine.submissions import node_from_worker, spec_from_worker
 from taskloom._engine.waiters import Subscriber, Waiter, Wakeups, attach, detach
 from taskloom._pool.pool import Pool
 from taskloom._pool.process import WorkerProcess
+from taskloom._pool.zygote_handle import Surroundings
 from taskloom._wire import messages as m
 from taskloom._wire.frames import Message
 from taskloom._wire.remote_errors import Failure, system_failure
@@ -50,11 +51,17 @@ class Engine:
         config: of the session.
         session_id: 12 random bytes.
         facts: what workers are told about the session.
+        surroundings: what workers take over from the driver.
         printer: brings their output to the driver's streams.
     """
 
     def __init__(
-        self, config: Config, session_id: bytes, facts: dict[str, Any], printer: Printer
+        self,
+        config: Config,
+        session_id: bytes,
+        facts: dict[str, Any],
+        surroundings: Surroundings,
+        printer: Printer,
     ) -> None:
         self._config = config
         self._session_id = session_id
@@ -64,7 +71,7 @@ class Engine:
             self,
             max_processes=max(1, math.ceil(config.num_cpus)) + config.max_extra_workers,
         )
-        self._pool = Pool(config, facts, self)
+        self._pool = Pool(config, facts, surroundings, self)
         self._wakeups = Wakeups()
         self._dirty: set[WorkerProcess] = set()
         self._loop: AbstractEventLoop | None = None

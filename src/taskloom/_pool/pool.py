@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from taskloom._config import Config
 from taskloom._core.node import WorkerKind, WorkerRecord
 from taskloom._pool.process import Owner, WorkerProcess
-from taskloom._pool.zygote_handle import ZygoteHandle
+from taskloom._pool.zygote_handle import Surroundings, ZygoteHandle
 from taskloom._wire.zygote_orders import (
     ENDED,
     FORK_FAILED,
@@ -42,12 +42,16 @@ class Pool:
     Args:
         config: of the session.
         facts: what the zygote is told.
+        surroundings: what workers take over from the driver.
         owner: the engine.
     """
 
-    def __init__(self, config: Config, facts: dict[str, Any], owner: PoolOwner) -> None:
+    def __init__(
+        self, config: Config, facts: dict[str, Any], surroundings: Surroundings, owner: PoolOwner
+    ) -> None:
         self._config = config
         self._facts = facts
+        self._surroundings = surroundings
         self._owner = owner
         self._loop: AbstractEventLoop | None = None
         self._zygote: ZygoteHandle | None = None
@@ -63,7 +67,7 @@ class Pool:
 
     def start_zygote(self) -> None:
         facts = dict(self._facts, page_bytes=PAGE_BYTES)
-        self._zygote = ZygoteHandle(facts, self._page_fd)
+        self._zygote = ZygoteHandle(facts, self._surroundings, self._page_fd)
         if self._loop is not None:
             self._zygote.attach(self._loop, self._on_report, self._on_zygote_end)
 

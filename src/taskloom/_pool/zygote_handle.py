@@ -7,8 +7,10 @@ import pickle
 import socket
 import subprocess
 import sys
+import warnings
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from taskloom._wire.zygote_orders import FACTS_HEAD, ORDER, REPORT
@@ -24,6 +26,28 @@ OnReport = Callable[[int, int, int, int], None]
 """what, worker number, pid or status, pidfd (-1: none)"""
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What workers take over from the driver: as it was when ``init`` was called (REM-25)."""
+
+    cwd: str
+    path: list[str]
+    environ: dict[str, str]
+
+    @classmethod
+    def of_this_process(cls) -> Surroundings:
+        try:
+            cwd = os.getcwd()
+        except FileNotFoundError:
+            warnings.warn(
+                "the working directory has been deleted: workers start in /",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            cwd = "/"
+        return cls(cwd, [str(entry) for entry in sys.path], dict(os.environ))
+
+
 class ZygoteHandle:
     """The process from which workers are forked.
 
@@ -32,10 +56,11 @@ class ZygoteHandle:
 
     Args:
         facts: sent to it, see ``_worker/zygote.py``.
+        surroundings: the driver's, when the session began.
         page_fd: descriptor of the page that workers write what they have started into.
     """
 
-    def __init__(self, facts: dict[str, Any], page_fd: int) -> None:
+    def __init__(self, facts: dict[str, Any], surroundings: Surroundings, page_fd: int) -> None:
         ours, theirs = socket.socketpair()
         self._sock = ours
         self._loop: AbstractEventLoop | None = None
@@ -43,13 +68,14 @@ class ZygoteHandle:
         self._on_end: Callable[[], None] = lambda: None
         self._errors_fd, their_errors = os.pipe()
         os.set_blocking(self._errors_fd, False)
-        path = [str(entry) for entry in sys.path]
-        code = _START.format(path=path, fd=theirs.fileno())
+        code = _START.format(path=surroundings.path, fd=theirs.fileno())
         # The interpreter's own flags: the workers' Python is the driver's.
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         try:
             self._process = subprocess.Popen(
                 [sys.executable, *flags, "-c", code],
+                cwd=surroundings.cwd,
+                env=surroundings.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=their_errors,
                 stderr=their_errors,

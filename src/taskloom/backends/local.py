@@ -16,6 +16,7 @@ from taskloom._engine.engine import Engine
 from taskloom._engine.portal import Portal, new_event_loop
 from taskloom._engine.printer import Printer
 from taskloom._engine.waiters import ThreadWaiter
+from taskloom._pool.zygote_handle import Surroundings
 from taskloom._spec import TaskSpec
 from taskloom._wire.calls import encode_call
 from taskloom._wire.context_vars import ContextPacker
@@ -54,7 +55,8 @@ class LocalBackend:
             "worker_setup": list(_current.worker_setup),
         }
         self._printer = Printer()
-        self._engine = Engine(config, self.session_id, facts, self._printer)
+        surroundings = Surroundings.of_this_process()
+        self._engine = Engine(config, self.session_id, facts, surroundings, self._printer)
         self._portal = Portal(self._engine.settle)
         self._post = self._portal.post
         self._post_if_open = self._portal.post_if_open
