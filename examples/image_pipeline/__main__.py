@@ -127,35 +127,40 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m examples.image_pipeline",
         description="Users send images; each gets an e-mail that it has arrived and another with "
         "the digit that it shows. Computing and e-mail run side by side on taskloom.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--count", type=_at_least(1), default=60, metavar="N", help="images to make or to take")
-    add("--broken", type=_at_least(0), default=2, metavar="N", help="broken files to make besides")
+    add("--count", type=_at_least(1), default=60, metavar="N", help="how many images (60)")
+    add("--broken", type=_at_least(0), metavar="N", help="how many broken files besides (2)")
     add("--images", type=_folder, metavar="DIR", help="take the PNG files of this folder instead")
-    add("--workers", type=_at_least(1), metavar="N", help="CPUs to use, all when not given")
+    add("--workers", type=_at_least(1), metavar="N", help="how many CPUs to use (all)")
+    add(
+        "--smtp-delay",
+        type=_at_least(0),
+        metavar="MS",
+        help="time the demo's own mail server takes to accept a letter, in milliseconds (50)",
+    )
     add(
         "--smtp",
         type=_address,
         metavar="HOST:PORT",
-        help="a real mail server (it gets all the "
-        "letters twice unless --no-compare; SMTP_USER and SMTP_PASSWORD are its login)",
-    )
-    add(
-        "--smtp-delay",
-        type=_at_least(0),
-        default=50,
-        metavar="MS",
-        help="what the demo's own mail server takes for a letter",
+        help="use this mail server; its login, if "
+        "it wants one, is read from the variables SMTP_USER and SMTP_PASSWORD",
     )
     add(
         "--compare",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="measure the sequential run too",
+        help="do the same once more without the engine, letters included (yes, with --smtp no)",
     )
-    add("--keep", type=_empty_folder, metavar="DIR", help="store images and e-mails here")
-    return parser.parse_args(arguments)
+    add("--keep", type=_empty_folder, metavar="DIR", help="store images, e-mails and results here")
+    options = parser.parse_args(arguments)
+    if options.images is not None and options.broken is not None:
+        parser.error("--broken is about the images that are made, and --images takes yours")
+    if options.smtp is not None and options.smtp_delay is not None:
+        parser.error("--smtp-delay is about the demo's own mail server, and --smtp names another")
+    options.broken = 2 if options.broken is None else options.broken
+    options.smtp_delay = 50 if options.smtp_delay is None else options.smtp_delay
+    options.compare = options.smtp is None if options.compare is None else options.compare
+    return options
 
 
 def _at_least(least: int) -> Callable[[str], int]:

@@ -53,6 +53,7 @@ class Withdraws(Protocol):
 
     def withdraw(self, ref: ObjectRef[Any]) -> bool:
         """Cancel the task unless it has begun; True when it will never run."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -115,7 +115,8 @@ async def wait_async(
     home = _common_home(checked)
     if timeout == 0:
         await waiting().let_others_run()  # who asks again and again must not stop his own loop
-        return cast("Any", home.wait(checked, num_returns, 0))
+        pair: Any = home.wait(checked, num_returns, 0)
+        return cast("tuple[list[ObjectRef[T]], list[ObjectRef[T]]]", pair)
     if _count_done(checked, home, num_returns) < num_returns:
         if timeout is not None and timeout > _FOREVER_S:
             timeout = None

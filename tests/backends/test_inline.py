@@ -516,12 +516,14 @@ def test_the_name_of_an_object_that_is_gone_gives_an_error(inline):
 
 
 def test_nested_refs_a_hundred_thousand_deep_are_freed_without_recursion(inline):
-    ref = inline.put(0)
+    from taskloom.backends.inline import _Object
+
+    innermost = outermost = _Object(b"")
+    gone = weakref.ref(innermost)
     for _ in range(100_000):
-        ref = inline.put([ref])
-    record = weakref.ref(ref._record)
-    del ref
-    assert record() is None
+        outermost = _Object(b"", (outermost,))
+    del innermost, outermost
+    assert gone() is None
 
 
 def test_a_session_that_has_ended_says_so(inline):

@@ -123,6 +123,7 @@ class Core:
         self._checks = checks
         self._mint = Mint(0)
         self._functions: dict[tuple[str, bool], Function] = {}
+        self._specs: dict[tuple[Any, ...], TaskSpec] = {}
         self._numbers = 0
         self._last_verb = 0  # up to where the verbs have been looked through
         self._last_order = 0
@@ -146,15 +147,20 @@ class Core:
     ) -> Node:
         """One call; of the driver, or of a task that runs on the worker ``by``."""
         key = self._mint.next_task()
-        spec = TaskSpec(
-            function=self._function(function, coroutine),
-            name=function,
-            num_returns=num_returns,
-            request=request_of(cpus, needs),
-            max_retries=retries,
-            retry_exceptions=False,
-            priority=priority,
-        )
+        options = (
+            function, coroutine, num_returns, cpus, tuple((needs or {}).items()), retries, priority
+        )  # fmt: skip
+        spec = self._specs.get(options)
+        if spec is None:
+            spec = self._specs[options] = TaskSpec(
+                function=self._function(function, coroutine),
+                name=function,
+                num_returns=num_returns,
+                request=request_of(cpus, needs),
+                max_retries=retries,
+                retry_exceptions=False,
+                priority=priority,
+            )
         outputs = tuple(ObjectRecord(key + 1 + index) for index in range(num_returns))
         # As the API does it: a ref that is given many times is one dependency.
         records = tuple(dict.fromkeys(record_of(dep) for dep in deps))

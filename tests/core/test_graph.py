@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 from collections.abc import Iterator
@@ -245,9 +246,11 @@ def little_stack() -> Iterator[None]:
 
 
 @pytest.fixture
-def large(little_stack: None) -> Core:
+def large(little_stack: None) -> Iterator[Core]:
     """A loom for many nodes: tables are compared by the test, at the end."""
-    return Core(cpus=10 * MANY, max_processes=4, checks=False)
+    gc.disable()  # it would look through all of them again and again
+    yield Core(cpus=10 * MANY, max_processes=4, checks=False)
+    gc.enable()
 
 
 def test_a_chain_of_a_hundred_thousand_ends_node_by_node(large: Core) -> None:

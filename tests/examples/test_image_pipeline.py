@@ -151,7 +151,7 @@ def test_own_images_go_to_the_mail_server_that_is_named(tmp_path):
 
     with MailServer(tmp_path / "elsewhere") as server:
         office = f"{server.office.host}:{server.office.port}"
-        run = run_demo("--images", str(sent), "--smtp", office, "--no-compare", "--workers", "1")
+        run = run_demo("--images", str(sent), "--smtp", office, "--workers", "1")
 
     assert run.returncode == 0, run.stdout + run.stderr
     assert cells(run.stdout, "e-mails delivered") == ["4 of 4"]
@@ -197,6 +197,7 @@ def test_ctrl_c_ends_it_and_leaves_no_process_behind():
         (["--smtp", "nowhere"], "HOST:PORT"),
         (["--images", "no-such-folder"], "is not a folder"),
         (["--keep", str(ROOT)], "not an empty folder"),
+        (["--smtp", "mail.example:25", "--smtp-delay", "5"], "--smtp-delay is about"),
     ],
 )
 def test_a_wrong_option_is_refused_in_words(arguments, words, capsys):

@@ -86,6 +86,7 @@ class Node:
         "spec",
         "state",
         "unfinished",
+        "waits",
         "worker",
     )
 
@@ -113,6 +114,7 @@ class Node:
         self.attempt = 0
         self.unfinished = 0
         self.passed_over = 0
+        self.waits = 0  # awaits of a coroutine that are not answered; its CPUs are lent meanwhile
         self.state = NodeState.WAITING
         self.worker: WorkerRecord | None = None
         self.seq = 0
@@ -148,6 +150,7 @@ class WorkerRecord:
         "pending_requests",
         "ready",
         "seq",
+        "stalled",
         "window",
     )
 
@@ -159,6 +162,7 @@ class WorkerRecord:
         self.inflight: dict[int, Node] = {}
         self.lease: Allocation | None = None
         self.pending_requests = 0  # get and wait calls of its tasks that are not answered
+        self.stalled = 0  # blocking calls that keep the event loop of a LOOP worker from turning
         self.window = 0  # how many it may have in flight, given what it has already
         self.last_progress = 0  # the lowest outstanding seq when the engine last looked
         self.borrowed: dict[int, ObjectRecord] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from taskloom import _ids
 from taskloom._core.graph import Graph
 from taskloom._core.node import Error, Node, ObjectRecord, WorkerKind, WorkerRecord
 from taskloom._core.outbox import Outbox
@@ -38,6 +39,7 @@ class Reactor:
         self.times = RunTimes()
         self.workers: dict[int, WorkerRecord] = {}
         self.late_messages = 0
+        self._stopping: dict[int, Node] = {}  # cancelled, but their workers still have them
         self._scheduler = Scheduler(self, max_processes)
 
     def schedule(self) -> None:
@@ -66,6 +68,9 @@ class Reactor:
         """Cancel the task that makes the object ``key``; nothing happens when it is done."""
         record = self.graph.objects.get(key)
         if record is None or record.producer is None:
+            stopping = self._stopping.get(_ids.task_of(key))
+            if force and stopping is not None and stopping.worker is not None:
+                self.outbox.interrupt(stopping.worker, stopping.seq, force=True)
             return
         todo = [record.producer]
         while todo:
@@ -84,6 +89,7 @@ class Reactor:
         if was_assigned:
             # The slot is free only when the worker says so: the node stays in ``inflight``.
             assert worker is not None
+            self._stopping[node.key] = node
             self.outbox.interrupt(worker, seq, force=force)
 
     # -- what workers say ---------------------------------------------------------------------
@@ -150,12 +156,18 @@ class Reactor:
         """
         del self.workers[worker.number]
         self._scheduler.remove(worker)
-        self._put_back(
-            worker, [seq for seq in worker.inflight if seq > started], "its worker died before it"
-        )
+        # A PROCESS worker runs one after another: what came before ``started`` had finished, and
+        # only its result is lost (one that may not run twice is sent before the next begins).
+        innocent = [
+            seq
+            for seq in worker.inflight
+            if seq > started or (seq < started and worker.kind is WorkerKind.PROCESS)
+        ]
+        self._put_back(worker, innocent, "its worker died, but not of it")
         running = list(worker.inflight.values())
         worker.inflight.clear()
         for node in running:
+            self._stopping.pop(node.key, None)
             self._release_allocation(node)
         self._end_lease(worker)
         for node in running:
@@ -191,18 +203,21 @@ class Reactor:
 
     # -- a task waits for others --------------------------------------------------------------
 
-    def on_blocked(self, worker: WorkerRecord, running: int) -> int:
+    def on_blocked(self, worker: WorkerRecord, running: int, seq: int = 0) -> int:
         """A task of the worker waits for objects that are not there yet.
 
         Args:
             worker: which one.
-            running: the ``seq`` of the task whose main thread waits, 0 when it is another
-                thread, so that the main thread may go on taking up work.
+            running: the ``seq`` of the task whose main thread waits; 0 when it is another
+                thread, so that the main thread may go on taking up work; -1 when the thread is
+                that of an event loop, in which nothing moves meanwhile.
+            seq: of the coroutine that waits, in a LOOP worker.
 
         Returns: up to which ``seq`` the tasks behind it are taken back (0: none).
         """
         worker.pending_requests += 1
-        if worker.kind is not WorkerKind.PROCESS:
+        if worker.kind is WorkerKind.LOOP:
+            self._loop_blocked(worker, running, seq)
             return 0
         if worker.pending_requests == 1:
             if worker.lease is not None:
@@ -216,10 +231,32 @@ class Reactor:
         self._put_back(worker, [seq for seq in worker.inflight if seq > running], "blocked")
         return worker.seq
 
-    def on_unblocked(self, worker: WorkerRecord) -> None:
-        """One of its waits was answered."""
+    def _loop_blocked(self, worker: WorkerRecord, running: int, seq: int) -> None:
+        if running < 0:
+            worker.stalled += 1
+            self.outbox.take_back(worker)
+        node = worker.inflight.get(seq)
+        if node is not None:
+            node.waits += 1
+            if node.waits == 1 and node.allocation is not None:
+                self.ledger.lend_cpus(node.allocation)
+
+    def _loop_unblocked(self, worker: WorkerRecord, running: int, seq: int) -> None:
+        if running < 0:
+            worker.stalled -= 1
+        node = worker.inflight.get(seq)
+        if node is not None and node.waits:
+            node.waits -= 1
+            if not node.waits and node.allocation is not None:
+                self.ledger.reclaim_cpus(node.allocation)
+
+    def on_unblocked(self, worker: WorkerRecord, running: int = 0, seq: int = 0) -> None:
+        """One of its waits was answered; arguments as for :meth:`on_blocked`."""
         worker.pending_requests -= 1
-        if worker.kind is WorkerKind.PROCESS and not worker.pending_requests:
+        if worker.kind is WorkerKind.LOOP:
+            self._loop_unblocked(worker, running, seq)
+            return
+        if not worker.pending_requests:
             if worker.lease is not None:
                 self.ledger.reclaim_cpus(worker.lease)
             elif worker.ready:
@@ -246,6 +283,7 @@ class Reactor:
 
     def _make_ready(self, node: Node, why: str) -> None:
         node.worker = None
+        node.waits = 0
         self.graph.move(node, NodeState.READY, why)
         self.ready.push(node)
 
@@ -257,9 +295,11 @@ class Reactor:
         nodes: list[Node] = []
         for seq in seqs:
             node = worker.inflight.pop(seq)
+            self._stopping.pop(node.key, None)
             self._release_allocation(node)
             if node.state is NodeState.ASSIGNED:
                 node.attempt -= 1
+                node.waits = 0
                 node.worker = None
                 self.graph.move(node, NodeState.READY, why)
                 nodes.append(node)
@@ -270,6 +310,7 @@ class Reactor:
 
     def _task_left(self, worker: WorkerRecord, node: Node) -> None:
         """The worker is through with a node."""
+        self._stopping.pop(node.key, None)
         if worker.kind is WorkerKind.LOOP:
             self._release_allocation(node)
         elif not worker.inflight:

@@ -19,6 +19,7 @@ from taskloom._options import UNITS_PER_RESOURCE
 if TYPE_CHECKING:
     from taskloom._core.reactor import Reactor
 
+MAX_LOOPS: Final = 64
 PATIENCE: Final = 100
 """How many later tasks may start before one that does not fit yet; then they wait for it."""
 
@@ -123,12 +124,20 @@ class Scheduler:
     def _place_coroutines(self, bucket: Bucket) -> None:
         ledger, request = self._loom.ledger, bucket.request
         for worker in self._loops:
+            if worker.stalled:
+                continue
             while len(worker.inflight) < LOOP_CAPACITY and (node := bucket.head()) is not None:
                 if not ledger.fits(request):
                     return
                 node.allocation = ledger.acquire(request)
                 self._hand(worker, node, bucket)
-        if bucket.head() is not None and not self._loops:
+        # All are full, or stand still in a blocking call: coroutines may wait for one another.
+        if bucket.head() is not None and ledger.fits(request):
+            self._want_loop()
+
+    def _want_loop(self) -> None:
+        loops = sum(w.kind is WorkerKind.LOOP for w in self._loom.workers.values())
+        if loops < MAX_LOOPS:
             self._loom.outbox.start_workers(WorkerKind.LOOP, 1)
 
     def _hand(self, worker: WorkerRecord, node: Node, bucket: Bucket) -> None:

@@ -108,7 +108,7 @@ class Engine:
             m.BORROW: lambda w, msg: self.loom.on_borrow(w.record, msg[1]),
             m.RELEASE: lambda w, msg: self.loom.on_release(w.record, msg[1]),
             m.CANCEL: lambda _, msg: self.loom.on_cancel(msg[1], force=msg[2], recursive=msg[3]),
-            m.PIN: lambda _, msg: self._pin_key(msg[1]),
+            m.PIN: self._on_pin,
             m.QUERY: self._on_query,
         }
         self._pool.attach(loop)
@@ -140,6 +140,13 @@ class Engine:
     def borrow(self, record: ObjectRecord) -> None:
         record.holds += 1
 
+    def borrow_key(self, key: int) -> ObjectRecord | None:
+        """One more reason to keep the object ``key``; None when it is not kept any more."""
+        record = self.loom.graph.objects.get(key)
+        if record is not None:
+            record.holds += 1
+        return record
+
     def release(self, record: ObjectRecord) -> None:
         self.loom.graph.release(record)
 
@@ -167,11 +174,6 @@ class Engine:
             self.loom.graph.fail(node, self._broken, "workers cannot be started")
         else:
             self.loom.on_submit(node)
-
-    def _pin_key(self, key: int) -> None:
-        record = self.loom.graph.objects.get(key)
-        if record is not None:
-            record.holds += 1
 
     def _records_of(self, keys: Any) -> tuple[ObjectRecord, ...]:
         objects = self.loom.graph.objects
@@ -260,11 +262,15 @@ class Engine:
         self.settle()
 
     def on_cannot_start(self, text: str) -> None:
-        """The pool gave up: nothing can run in this session any more."""
+        """The pool gave up."""
+        self.fail_everything(text)
+        self.settle()
+
+    def fail_everything(self, text: str) -> None:
+        """Nothing can run in this session, now or later; ``text`` says why."""
         self._broken = system_failure(WorkerStartupError(text))
         for node in list(self.loom.graph.nodes.values()):
             self.loom.graph.fail(node, self._broken, "workers cannot be started")
-        self.settle()
 
     def _on_ready(self, worker: WorkerProcess, _message: Message) -> None:
         self._pool.on_ready(worker)
@@ -290,6 +296,9 @@ class Engine:
         record = ObjectRecord(key)
         worker.record.borrowed[key] = record
         self.loom.on_put(record, payload, contained)
+
+    def _on_pin(self, _worker: WorkerProcess, message: Message) -> None:
+        self.borrow_key(message[1])
 
     def _on_query(self, worker: WorkerProcess, message: Message) -> None:
         _, number, name, running = message

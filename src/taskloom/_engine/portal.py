@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -89,6 +90,12 @@ class Portal:
     def close_fds(self) -> None:
         for fd in {self._read_fd, self._write_fd}:
             os.close(fd)
+
+    def serve_until(self, finished: Callable[[], bool]) -> None:
+        """Serve the inbox without a loop: for an engine that could not start."""
+        while not finished():
+            select.select([self._read_fd], [], [])
+            self._on_ring()
 
     def _on_ring(self) -> None:
         os.read(self._read_fd, 8)

@@ -35,11 +35,18 @@ class Printer:
             return
         self.backlog.append((stream, text))
         if self._thread is None and not self._closed:
-            self._thread = threading.Thread(target=self._serve, name="taskloom-print", daemon=True)
-            self._thread.start()
+            self._start_thread()
         if not self._awake:
             self._awake = True
             self._wake.release()
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._serve, name="taskloom-print", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return  # the interpreter is ending: what is queued is written by close()
+        self._thread = thread
 
     def flush(self) -> None:
         """Write what is queued; on return it is on the streams."""

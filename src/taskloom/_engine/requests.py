@@ -20,7 +20,8 @@ class _Question(Waiter):
     """One open ``get``, ``wait`` or ``await``.
 
     Args:
-        running: the ``seq`` of the task whose main thread asks, 0 for any other thread.
+        running: the ``seq`` of the task whose main thread asks; 0 for any other thread, -1 for
+            one that keeps an event loop from turning.
         count: how many records must be done.
     """
 
@@ -39,6 +40,7 @@ class _Question(Waiter):
         self.running = running
         self.left = count
         self.returned = 0
+        self.seq = 0  # of the coroutine that waits
         self.timer: TimerHandle | None = None
         self.on_done_call: Callable[[_Question, ObjectRecord], None] = _ignore
 
@@ -141,9 +143,12 @@ class Requests:
             question.timer = self._loop.call_later(timeout_s, time_is_up)
 
     def _answer(self, question: _Question, answer: Any) -> None:
-        self._close(question)
-        self._loom.on_unblocked(question.worker.record)
+        self._unblock(question)
         self._send(question, answer)
+
+    def _unblock(self, question: _Question) -> None:
+        self._close(question)
+        self._loom.on_unblocked(question.worker.record, question.running, question.seq)
 
     def _close(self, question: _Question) -> None:
         question.on_done_call = _ignore
@@ -154,7 +159,7 @@ class Requests:
 
     def _send(self, question: _Question, answer: Any) -> None:
         message = (m.REPLY, question.number, question.returned, answer)
-        if question.running:
+        if question.running > 0:
             self._post(question.worker, message)
         else:
             question.worker.control.send([message])
@@ -162,31 +167,35 @@ class Requests:
     # -- await --------------------------------------------------------------------------------
 
     def on_watch(self, worker: WorkerProcess, message: Message) -> None:
-        _, number, keys = message
+        _, number, keys, seq = message
         question = _Question(worker, number, self._records(keys), 0, 0)
-        question.left = sum(record.outcome is None for record in question.records)
-        question.on_done_call = self._notice
+        done = [record for record in question.records if record.outcome is not None]
+        question.records = [record for record in question.records if record.outcome is None]
+        question.left = len(question.records)
+        question.seq = seq
+        if done:
+            worker.control.send([self._notice_of(question, record) for record in done])
         if question.left:
-            # A coroutine of a plain task waits: the task is blocked as if it had called get.
+            # A coroutine waits: its task is blocked as if it had called get.
+            question.on_done_call = self._notice
             self._open[worker, number] = question
-            self._loom.on_blocked(worker.record, 0)
-        attach(question)
+            self._loom.on_blocked(worker.record, 0, seq)
+            attach(question)
 
     def on_unwatch(self, worker: WorkerProcess, message: Message) -> None:
         question = self._open.get((worker, message[1]))
         if question is not None:
-            self._close(question)
-            self._loom.on_unblocked(worker.record)
+            self._unblock(question)
 
     def _notice(self, question: _Question, record: ObjectRecord) -> None:
+        question.worker.control.send([self._notice_of(question, record)])
+        question.left -= 1
+        if not question.left:
+            self._unblock(question)
+
+    def _notice_of(self, question: _Question, record: ObjectRecord) -> Message:
         record.seen = record.seen or record.failed
-        notice = (m.NOTICE, question.number, record.key, record.outcome)
-        question.worker.control.send([notice])
-        if (question.worker, question.number) in self._open:
-            question.left -= 1
-            if not question.left:
-                self._close(question)
-                self._loom.on_unblocked(question.worker.record)
+        return (m.NOTICE, question.number, record.key, record.outcome)
 
     # -- the end of those who ask -------------------------------------------------------------
 

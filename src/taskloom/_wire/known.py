@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
+from taskloom._options import UNITS_PER_RESOURCE
 from taskloom._spec import TaskSpec
 from taskloom._wire import messages as m
 from taskloom._wire.frames import Message
@@ -35,7 +36,8 @@ class Known:
             spec,
             (
                 m.SPEC, spec.number, spec.function.key, spec.function.name, spec.name,
-                spec.num_returns, _packed_retry(spec), max(1, cpus // 10_000), spec.request,
+                spec.num_returns, _packed_retry(spec), max(1, cpus // UNITS_PER_RESOURCE),
+                spec.request, spec.max_retries == 0,
             ),
         )  # fmt: skip
 

@@ -18,8 +18,10 @@ from typing import Final
 # -- down, data stream ------------------------------------------------------------------------
 # (FUNCTION, function key, blob)                          before the first SPEC that names it
 FUNCTION: Final = 1
-# (SPEC, number, function key, function name, task name, num_returns, retry, threads, request)
-#   retry: bool, or the pickled tuple of exception classes; threads: for OMP_NUM_THREADS
+# (SPEC, number, function key, function name, task name, num_returns, retry, threads, request,
+#  once)
+#   retry: bool, or the pickled tuple of exception classes; threads: for OMP_NUM_THREADS;
+#   once: no retries, so a result must not be lost with the worker
 SPEC: Final = 2
 # (RUN, seq, task key, attempt, spec number, args payload, holes, fills, context, accelerators)
 #   holes: None, or (where, index into fills) pairs, where = position or keyword
@@ -53,11 +55,13 @@ RETURNED: Final = 33
 SUBMIT: Final = 34
 # (PUT, key, payload, keys contained)
 PUT: Final = 35
-# (GET, request, keys, timeout, by main thread)   -> list of outcomes (None: not done in time)
+# (GET, request, keys, timeout, running)   -> list of outcomes (None: not done in time)
+#   running: the seq of the task whose main thread asks and reads the data stream; 0 another
+#   thread; -1 the thread of an event loop, which stands still meanwhile
 GET: Final = 36
-# (WAIT, request, keys, num_returns, timeout, by main thread)   -> list of keys that are done
+# (WAIT, request, keys, num_returns, timeout, running)   -> list of keys that are done
 WAIT: Final = 37
-# (WATCH, request, keys)  -> NOTICE for each      (UNWATCH, request)
+# (WATCH, request, keys, seq of the task)  -> NOTICE for each      (UNWATCH, request)
 WATCH: Final = 38
 UNWATCH: Final = 39
 # (BORROW, keys) / (RELEASE, keys): refs to them live in this worker / no longer do
@@ -67,7 +71,7 @@ RELEASE: Final = 41
 CANCEL: Final = 42
 # (PIN, key)
 PIN: Final = 43
-# (QUERY, request, name, by main thread)    -> a dict of facts
+# (QUERY, request, name, running)    -> a dict of facts
 QUERY: Final = 44
 # FUNCTION and SPEC also go up, for what workers submit; SPEC up is
 # (SPEC, number, function key, function name, module, coroutine, task name, num_returns,

@@ -150,7 +150,7 @@ class WorkerBackend:
         record = ref._record
         if not record.asked:
             record.asked = True
-            self._link.watch((ref._key,), lambda _key, _outcome: None)
+            self._link.watch((ref._key,), lambda _key, _outcome: None, 0)
         return False
 
     def result(self, ref: ObjectRef[object]) -> object:
@@ -178,7 +178,8 @@ class WorkerBackend:
             except RuntimeError:
                 pass  # the loop that waited is closed: nobody is left to tell
 
-        number = self._link.watch(tuple(records), notice)
+        running = self._running()
+        number = self._link.watch(tuple(records), notice, running.seq if running else 0)
         return lambda: self._link.unwatch(number)
 
     # -- the rest -----------------------------------------------------------------------------

@@ -45,12 +45,12 @@ class Spec:
 
     __slots__ = (
         "function_key", "function_name", "is_coroutine", "last_s", "name", "num_returns",
-        "request", "retry", "threads",
+        "once", "request", "retry", "threads",
     )  # fmt: skip
 
     def __init__(self, message: Message) -> None:
         (_, _, self.function_key, self.function_name, self.name, self.num_returns, retry,
-         self.threads, self.request) = message  # fmt: skip
+         self.threads, self.request, self.once) = message  # fmt: skip
         self.retry: bool | tuple[type[BaseException], ...] = (
             loads(retry) if isinstance(retry, bytes) else retry
         )
@@ -180,6 +180,8 @@ class Executor:
             start = perf_counter()
             context = Context() if context_blob is None else self._context(context_blob)
             self._interruptible = seq
+            if seq in self._cancelled:  # while its arguments were unpickled
+                raise KeyboardInterrupt
             value = context.run(function, *args, **kwargs)
             self._interruptible = 0
             del args, kwargs
@@ -195,6 +197,8 @@ class Executor:
             self._cancelled.discard(seq)
         self._output.flush()
         self._link.post(message)
+        if spec.once:  # what may not run again must not be lost with this worker
+            self._link.flush()
 
     def _failed(self, seq: int, spec: Spec, error: BaseException, seconds: float) -> Message:
         if seq in self._cancelled and isinstance(error, KeyboardInterrupt):

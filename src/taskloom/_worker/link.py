@@ -143,9 +143,11 @@ class Link:
     def ask(self, op: int, *content: Any) -> Any:
         """Send a request and block until the driver answers it."""
         number = next(self._request_ids)
-        in_main = self.main_reads and threading.get_ident() == self.main_thread
+        main = threading.get_ident() == self.main_thread
+        in_main = main and self.main_reads
         request = self._requests[number] = Request()
-        self._out.append((op, number, *content, self.current_seq() if in_main else 0))
+        running = self.current_seq() if in_main else -1 if main else 0
+        self._out.append((op, number, *content, running))
         self.flush()
         if in_main:
             while request.answer is None:
@@ -159,11 +161,14 @@ class Link:
             raise KeyboardInterrupt
         return answer
 
-    def watch(self, keys: Iterable[int], notice: Callable[[int, Any], None]) -> int:
-        """Have ``notice(key, outcome)`` called, in the control thread, once for each key."""
+    def watch(self, keys: Iterable[int], notice: Callable[[int, Any], None], seq: int) -> int:
+        """Have ``notice(key, outcome)`` called, in the control thread, once for each key.
+
+        ``seq`` names the task that waits for them; 0 when nobody does.
+        """
         number = next(self._request_ids)
         self.watches[number] = notice
-        self.post_soon((m.WATCH, number, tuple(keys)))
+        self.post_soon((m.WATCH, number, tuple(keys), seq))
         return number
 
     def unwatch(self, number: int) -> None:

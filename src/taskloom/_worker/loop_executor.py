@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from contextvars import Context, ContextVar
 from time import perf_counter
 from typing import Any
@@ -46,6 +47,9 @@ class LoopExecutor:
         self._functions = Functions()
         self._tasks: dict[int, tuple[asyncio.Task[None], Running]] = {}
         self._cancelled: set[int] = set()
+        self._lock = threading.Lock()  # started / revoked: loop thread against control thread
+        self._started = 0
+        self._revoked_to = 0
         self._flush_scheduled = False
         self._loop = new_event_loop()
         link.main_reads = False
@@ -75,7 +79,11 @@ class LoopExecutor:
             return
         _, seq, key, attempt, number, payload, holes, fills, context_blob, accelerators = message
         spec = self._functions.specs[number]
-        self._note_started(seq)
+        with self._lock:
+            if seq <= self._revoked_to:
+                return
+            self._started = seq
+            self._note_started(seq)
         current = Running(spec, key, seq, attempt, accelerators)
         try:
             function = self._functions.get(spec)
@@ -128,7 +136,14 @@ class LoopExecutor:
     def _on_control(self, message: Message) -> None:
         """In the control thread."""
         op, seq = message
-        if op == m.INTERRUPT:
+        if op == m.TAKE_BACK:
+            # Somebody keeps the loop from turning: what it has not read goes to another worker.
+            with self._lock:
+                low = self._started
+                self._revoked_to = max(self._revoked_to, seq)
+            self._link.post((m.RETURNED, low, seq))
+            self._link.flush()
+        elif op == m.INTERRUPT:
             self._loop.call_soon_threadsafe(self._cancel, seq)
 
     def _cancel(self, seq: int) -> None:

@@ -64,27 +64,33 @@ class LocalBackend:
         self._release = self._engine.release
         self._next_task = _ids.Mint(0).next_task
         self._contexts = ContextPacker(dumps, loads)
-        self._crash: BaseException | None = None
+        self._loop: AbstractEventLoop | None = None
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="taskloom-engine", daemon=True)
         _sessions.add(self)
         self._thread.start()
 
     def _run(self) -> None:
         """The engine's thread, from start to end."""
+        engine, portal = self._engine, self._portal
         try:
             # First of all: the zygote starts on another core while this one loads uvloop.
-            self._engine.start_processes()
+            engine.start_processes()
             self._loop = loop = new_event_loop()
             loop.set_exception_handler(self._on_loop_error)
-            self._engine.attach(loop)
-            self._portal.attach(loop)
-            loop.run_forever()
-            self._engine.close()
-            self._portal.detach(loop)
-            loop.close()
+            engine.attach(loop)
+            portal.attach(loop)
         except BaseException as error:
-            self._crash = error
-            raise
+            # Nobody may wait for ever: every call of this session gets the reason.
+            engine.fail_everything(f"the engine could not start: {error!r}")
+            portal.serve_until(lambda: self._stopping)
+            engine.close()
+            portal.close_fds()
+            return
+        loop.run_forever()
+        engine.close()
+        portal.detach(loop)
+        loop.close()
 
     def _on_loop_error(self, _loop: AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -210,9 +216,12 @@ class LocalBackend:
 
     def adopt(self, key: int) -> ObjectRef[object]:
         record = self._engine.loom.graph.objects.get(key)
-        if record is None:
-            raise ObjectLostError(f"the object {key:#x} is no longer kept")
-        self._post(self._engine.borrow, record)
+        if record is not None:
+            self._post(self._engine.borrow, record)
+        else:  # it may still stand in the inbox: ask in the order of the inbox
+            record = self._portal.call(lambda: self._engine.borrow_key(key))
+            if record is None:
+                raise ObjectLostError(f"the object {key:#x} is no longer kept")
         return ObjectRef(key, self, record)
 
     def drop(self, ref: ObjectRef[object]) -> None:
@@ -240,12 +249,7 @@ class LocalBackend:
     def shutdown(self) -> None:
         if self._portal.closed is not None:
             return
-        loop_stop: list[Any] = []
-
-        def stop(_: Any) -> None:
-            loop_stop.append(self._loop.stop())
-
-        self._post(stop, None)
+        self._post(self._stop, None)
         self._portal.closed = _CLOSED
         self._thread.join()
         self._printer.close()
@@ -257,6 +261,12 @@ class LocalBackend:
         if self._portal.closed is not None:
             raise ValueError(f"{ref!r}: {self._portal.closed}")
         return ref
+
+    def _stop(self, _: Any) -> None:
+        """In the engine's thread: leave the loop."""
+        self._stopping = True
+        if self._loop is not None:
+            self._loop.stop()
 
     def _after_fork_in_child(self) -> None:
         self._portal.closed = (
