@@ -1,0 +1,1 @@
+"""Images in, e-mails out: ``python -m examples.image_pipeline``."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import taskloom as tl
 from examples.image_pipeline import classifier, pipeline, samples
@@ -17,6 +18,8 @@ from examples.image_pipeline.classifier import Model
 from examples.image_pipeline.mail import PostOffice, Submission
 from examples.image_pipeline.mail_server import MailServer
 from examples.image_pipeline.report import Progress, Run, say, table, write_results
+
+FAILURES_SHOWN: Final = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,15 +46,20 @@ async def _demo(options: argparse.Namespace, home: Path) -> int:
         labels = samples.read_labels(folder)
         model = await asyncio.to_thread(classifier.train)
         say(f"The classifier has learned from {model.trained_on} other digits.")
+        await pipeline.wake_up.remote()
         workers = round(tl.cluster_resources()["CPU"])
         say(f"\nServing all {len(submissions)} images at once, with {workers} CPUs:")
         run = await _parallel_run(options, home / "mails", submissions, model)
+    failures = [failure for outcome in run.outcomes for failure in outcome.failures]
     plain = None
-    if options.compare:
+    if options.compare and not failures:
         say("\nThe same functions without the engine, one image after another:")
         plain = await _plain_run(options, home / "mails-one-by-one", submissions, model)
 
     say(f"\n{table(run, plain, labels)}\n")
+    say(
+        "The seconds run from the first image to the last letter, once all is imported and trained."
+    )
     if options.smtp is None and options.smtp_delay:
         say(f"The demo's own mail server takes {options.smtp_delay} ms to accept a letter, as a")
         say("server across a network does; with --smtp-delay 0 it answers at once.")
@@ -59,17 +67,18 @@ async def _demo(options: argparse.Namespace, home: Path) -> int:
         say("With --keep FOLDER the images and the e-mails stay, for you to look at.")
     else:
         write_results(home / "results.csv", run.outcomes, labels)
-        say(f"The e-mails are in {home / 'mails'}" if options.smtp is None else f"See {home}.")
-    failures = [failure for outcome in run.outcomes for failure in outcome.failures]
-    for failure in failures:
+        say(f"Everything is in {home}.")
+    for failure in failures[:FAILURES_SHOWN]:
         say(f"Failed: {failure}")
+    if len(failures) > FAILURES_SHOWN:
+        say(f"... and {len(failures) - FAILURES_SHOWN} more failures.")
     return 1 if failures else 0
 
 
 async def _parallel_run(
     options: argparse.Namespace, folder: Path, submissions: Sequence[Submission], model: Model
 ) -> Run:
-    shared = tl.put(model)  # goes to the workers once and not with every image
+    shared = tl.put(model)  # pickled once, however many tasks it goes to
     progress = Progress(len(submissions))
     with _post_office(options, folder) as office:
         start = time.perf_counter()
@@ -101,6 +110,7 @@ def _post_office(options: argparse.Namespace, folder: Path) -> Iterator[PostOffi
 def _home(keep: Path | None) -> Iterator[Path]:
     """The folder of this run: the one to keep, or one that is removed at the end."""
     if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
         yield keep
         return
     with tempfile.TemporaryDirectory(prefix="image-pipeline-") as name:

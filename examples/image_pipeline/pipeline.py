@@ -32,6 +32,11 @@ CONNECTIONS: Final = 20
 
 
 @tl.remote
+def wake_up() -> None:
+    """Do nothing: once this has run, the workers have imported what the tasks need."""
+
+
+@tl.remote
 def load(path: Path) -> Picture:
     """Read the image, or raise BadImage."""
     return images.load(path)
@@ -89,13 +94,16 @@ async def serve(submission: Submission, model: tl.ObjectRef[Model], office: Post
         # Raised by load. classify and mail_result have failed with it and were never started.
         outcome.problem = error.reason
         answer = mail_problem.remote(submission, error.reason, office)
+    except SMTPException:
+        outcome.verdict = await verdict  # it is known; only the letter about it was not taken
     except tl.exceptions.RayError:
-        pass  # the letter that could not be sent is noted below
+        pass  # a worker has crashed, say; noted below
     for failure in await asyncio.gather(receipt, answer, return_exceptions=True):
         if failure is None:
             outcome.letters += 1
         else:
-            outcome.failures.append(f"a letter to {submission.sender}: {failure}")
+            why = str(failure).strip().splitlines()[-1]  # the lines before are its traceback
+            outcome.failures.append(f"a letter to {submission.sender}: {why}")
     return outcome
 
 

@@ -74,7 +74,7 @@ def _check_objects(loom: Reactor) -> None:
         holds.update(record.key for record in node.deps)
         holds.update(record.key for record in node.nested)
     for worker in loom.workers.values():
-        holds.update(worker.borrowed)
+        holds.update(worker.borrowed.keys())
     for record in loom.graph.objects.values():
         holds.update(member.key for member in record.contains)
     for key, record in loom.graph.objects.items():

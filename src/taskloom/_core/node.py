@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +23,12 @@ class Error(Protocol):
 
     def inherit(self) -> Error:
         """The same error as a dependent sees it: one shared object for a whole chain."""
+
+
+class Waiter(Protocol):
+    """Whoever wants to be told when an object is done."""
+
+    def on_done(self, record: ObjectRecord) -> None: ...
 
 
 class ObjectRecord:
@@ -54,7 +59,7 @@ class ObjectRecord:
         self.holds = 1  # the ref that is made together with the record
         self.producer: Node | None = None
         self.dependents: list[Node] | None = None
-        self.waiters: list[Callable[[ObjectRecord], None]] | None = None
+        self.waiters: dict[Waiter, None] | None = None  # in the order of their coming
         self.contains: tuple[ObjectRecord, ...] = ()
         self.seen = False  # somebody has looked at the error, so nobody need be told
 

@@ -57,6 +57,10 @@ class Ledger:
                 return False
         return True
 
+    def short_of(self, request: Request) -> list[str]:
+        """The names of which there is not enough now."""
+        return [name for name, units in request if not self.fits(((name, units),))]
+
     def acquire(self, request: Request) -> Allocation:
         """Take what :meth:`fits` has said is there."""
         devices = None

@@ -65,8 +65,11 @@ class Scheduler:
         reserved: list[Allocation] = []  # for tasks whose workers are still to be started
         wanted = 0
         stuck: list[tuple[Node, int]] = []  # does not fit; how many had started before it
+        kept: set[str] = set()  # resources that are kept for somebody who has waited too long
         self._started = 0
         for bucket in buckets:
+            if kept and any(name in kept for name, _ in bucket.request):
+                continue
             if bucket.kind is WorkerKind.LOOP:
                 self._place_coroutines(bucket)
             else:
@@ -80,7 +83,7 @@ class Scheduler:
             head = bucket.head()
             if head is not None and not ledger.fits(bucket.request):
                 if head.passed_over > PATIENCE:
-                    break
+                    kept.update(ledger.short_of(bucket.request))
                 stuck.append((head, self._started))
         for head, before in stuck:
             head.passed_over += self._started - before

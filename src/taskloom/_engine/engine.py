@@ -183,15 +183,17 @@ class Engine:
 
     def settle(self) -> None:
         """One scheduling pass, one write per worker, one call per foreign loop."""
-        self.loom.schedule()
-        for worker in self._dirty:
-            worker.flush()
-            if not self._progress_timer and len(worker.record.inflight) > 1:
-                self._progress_timer = True
-                assert self._loop is not None
-                self._loop.call_later(PROGRESS_CHECK_S, self._check_progress)
-        self._dirty.clear()
-        self._wakeups.deliver()
+        try:
+            self.loom.schedule()
+        finally:  # whatever went wrong in there, what was decided before it goes out
+            dirty, self._dirty = self._dirty, set()
+            for worker in dirty:
+                worker.flush()
+                if not self._progress_timer and len(worker.record.inflight) > 1:
+                    self._progress_timer = True
+                    assert self._loop is not None
+                    self._loop.call_later(PROGRESS_CHECK_S, self._check_progress)
+            self._wakeups.deliver()
 
     def post(self, worker: WorkerProcess, message: Message) -> None:
         """Have a message sent on the worker's data stream at the end of this tick."""
@@ -335,8 +337,8 @@ class Engine:
         waiters = record.waiters
         if waiters is not None:
             record.waiters = None
-            for tell in waiters:
-                tell(record)
+            for waiter in waiters:
+                waiter.on_done(record)
 
     def start_workers(self, kind: WorkerKind, count: int) -> None:
         self._pool.start_workers(kind, count)

@@ -33,6 +33,7 @@ class Portal:
         self._after_drain = after_drain
         self._rung = False
         self.closed: str | None = None  # why nothing can be posted any more
+        self.thread_id = 0  # the loop's thread
         if hasattr(os, "eventfd"):
             self._read_fd = self._write_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         else:
@@ -60,6 +61,8 @@ class Portal:
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Run ``function`` in the loop's thread and wait for what it returns or raises."""
+        if threading.get_ident() == self.thread_id:
+            return function()  # user code that a garbage collection runs there
         answer: list[Any] = []
         done = threading.Lock()
         done.acquire()
@@ -102,13 +105,15 @@ class Portal:
         # Before draining: a post that comes from now on must ring again.
         self._rung = False
         inbox = self._inbox
-        for _ in range(min(len(inbox), MAX_DRAIN)):
-            method, argument = inbox.popleft()
-            method(argument)
-        if inbox and not self._rung:
-            self._rung = True
-            os.write(self._write_fd, _RING)
-        self._after_drain()
+        try:
+            for _ in range(min(len(inbox), MAX_DRAIN)):
+                method, argument = inbox.popleft()
+                method(argument)
+        finally:  # an error concerns the item it came from; the others are served
+            if inbox and not self._rung:
+                self._rung = True
+                os.write(self._write_fd, _RING)
+            self._after_drain()
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -128,11 +128,8 @@ class Requests:
             return
         question.on_done_call = progress
         self._open[question.worker, question.number] = question
-        for record in question.records:
-            if record.outcome is None:
-                if record.waiters is None:
-                    record.waiters = []
-                record.waiters.append(question.on_done)
+        question.records = [record for record in question.records if record.outcome is None]
+        attach(question)
         question.returned = self._loom.on_blocked(question.worker.record, question.running)
         if timeout_s is not None:
 

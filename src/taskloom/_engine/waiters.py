@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from taskloom._core.node import ObjectRecord
 
@@ -34,6 +33,7 @@ class ThreadWaiter(Waiter):
     ) -> None:
         super().__init__(records)
         self._left = count
+        self._told = 0
         self._stop_at_failure = stop_at_failure
         self._lock = threading.Lock()
         self._lock.acquire()
@@ -41,6 +41,7 @@ class ThreadWaiter(Waiter):
 
     def on_done(self, record: ObjectRecord) -> None:
         self._left -= 1
+        self._told += 1
         if not self._released and (self._left <= 0 or (self._stop_at_failure and record.failed)):
             self._released = True
             self._lock.release()
@@ -48,6 +49,10 @@ class ThreadWaiter(Waiter):
     def wait(self, timeout_s: float | None) -> bool:
         """Block; False when time was up.  Signals interrupt it (Ctrl-C)."""
         return self._lock.acquire(timeout=-1 if timeout_s is None else timeout_s)
+
+    def has_records_left(self) -> bool:
+        """True when it has been told of enough, but not of all."""
+        return self._told < len(self.records)
 
 
 class Subscriber(Waiter):
@@ -105,20 +110,19 @@ def _call_all(calls: list[tuple[Subscriber, int]]) -> None:
         subscriber.call(key)
 
 
-def attach(waiter: Waiter, on_done: Callable[[ObjectRecord], Any] | None = None) -> None:
+def attach(waiter: Waiter) -> None:
     """Have the waiter told; of what is done already, at once.  In the engine's thread."""
-    tell = on_done or waiter.on_done
     for record in waiter.records:
         if record.outcome is not None:
-            tell(record)
+            waiter.on_done(record)
         elif record.waiters is None:
-            record.waiters = [tell]
+            record.waiters = {waiter: None}
         else:
-            record.waiters.append(tell)
+            record.waiters[waiter] = None
 
 
 def detach(waiter: Waiter) -> None:
     """Leave no trace in records that are not done yet.  In the engine's thread."""
     for record in waiter.records:
-        if record.waiters is not None and waiter.on_done in record.waiters:
-            record.waiters.remove(waiter.on_done)
+        if record.waiters is not None:
+            record.waiters.pop(waiter, None)

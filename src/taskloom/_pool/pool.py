@@ -29,6 +29,10 @@ MAX_FAILED_STARTS: Final = 5
 """Starts that may fail in a row before the session gives up."""
 
 
+RETRY_S: Final = 0.2
+"""How long to wait before another worker is tried when descriptors had run out."""
+
+
 class PoolOwner(Owner, Protocol):
     @property
     def loom(self) -> Any: ...
@@ -59,6 +63,7 @@ class Pool:
         self._starting: dict[WorkerKind, int] = dict.fromkeys(WorkerKind, 0)
         self._failed_starts = 0
         self._closed = False
+        self._retrying = False
         self.by_number: dict[int, WorkerProcess] = {}
         self._page_fd = _anonymous_memory(PAGE_BYTES)
         self._page = mmap.mmap(self._page_fd, PAGE_BYTES)
@@ -91,7 +96,11 @@ class Pool:
         number = self._next_number
         self._next_number += 1
         STARTED_SEQ.pack_into(self._page, started_offset(number, PAGE_BYTES), 0)
-        worker = WorkerProcess(WorkerRecord(number, kind), self._owner)
+        try:
+            worker = WorkerProcess(WorkerRecord(number, kind), self._owner)
+        except OSError as error:
+            self._on_no_descriptors(error)
+            return
         if not self._zygote.order(number, int(kind), worker.theirs):
             worker.close()
             return  # the zygote has died: its end is on its way to us
@@ -101,6 +110,18 @@ class Pool:
         self._owner.loom.on_worker_started(worker.record)
         if self._loop is not None:
             worker.attach(self._loop)
+
+    def _on_no_descriptors(self, error: OSError) -> None:
+        """Go on with the workers there are; somebody must be there to go on with."""
+        if not any(worker.record.ready for worker in self.by_number.values()):
+            self._owner.on_cannot_start(f"no descriptors for a worker: {error}")
+        elif self._loop is not None and not self._retrying:
+            self._retrying = True
+            self._loop.call_later(RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._retrying = False
+        self._owner.settle()
 
     def on_ready(self, worker: WorkerProcess) -> None:
         self._starting[worker.record.kind] -= 1

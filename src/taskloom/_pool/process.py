@@ -16,6 +16,7 @@ awaited for a moment, because it makes the better error.  Then the loom is told.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -65,10 +66,18 @@ class WorkerProcess:
         self._ending = False
         self._gone = False
         self._status_timer: TimerHandle | None = None
-        data, their_data = socket.socketpair()
-        control, their_control = socket.socketpair()
-        out, their_out = os.pipe()
-        err, their_err = os.pipe()
+        with contextlib.ExitStack() as opened:  # all or nothing: descriptors may run out
+            data, their_data = socket.socketpair()
+            opened.callback(data.close)
+            opened.callback(their_data.close)
+            control, their_control = socket.socketpair()
+            opened.callback(control.close)
+            opened.callback(their_control.close)
+            out, their_out = os.pipe()
+            opened.callback(os.close, out)
+            opened.callback(os.close, their_out)
+            err, their_err = os.pipe()
+            opened.pop_all()
         self.data = Channel(data, self._on_batch, self._on_data_end)
         self.control = Channel(control, self._on_batch, lambda _why: None)
         self._outputs = [OutputPipe(fd, self._line_printer(n)) for n, fd in ((1, out), (2, err))]
@@ -92,6 +101,7 @@ class WorkerProcess:
         self._loop = loop
         self.idle_since = loop.time()
         self.data.attach(loop)
+        self.control.attach(loop)
         for pipe in self._outputs:
             loop.add_reader(pipe.fd, self._on_output, pipe)
 
@@ -131,7 +141,7 @@ class WorkerProcess:
         self._owner.on_batch(self, batch)
 
     def _on_output(self, pipe: OutputPipe) -> None:
-        if not pipe.drain():
+        if not pipe.read():
             self._close_output(pipe)
 
     def _line_printer(self, stream: int) -> Callable[[str, str], None]:

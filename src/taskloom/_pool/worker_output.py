@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
+import termios
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -11,6 +14,9 @@ MARK: Final = b"\x1etaskloom "  # see _worker/output.py, which writes it
 MARK_END: Final = b"\x1e\n"
 MAX_LINE_BYTES: Final = 64 * 1024
 LAST_LINES: Final = 20
+MAX_READ_BYTES: Final = 256 * 1024
+_WAITING: Final = struct.Struct("i")
+_NOTHING: Final = bytes(_WAITING.size)
 
 OnLine = Callable[[str, str], None]
 """Called with the speaking task's name ("" unknown) and a line without its newline."""
@@ -32,18 +38,23 @@ class OutputPipe:
         self._speaker = ""
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
 
-    def drain(self) -> bool:
-        """Read what is there; False when nobody can write any more."""
-        while self.fd >= 0:
-            try:
-                data = os.read(self.fd, 256 * 1024)
-            except BlockingIOError:
-                return True
-            if not data:
-                self._flush_rest()
-                return False
-            self._take(data)
-        return False
+    def read(self) -> bool:
+        """Read once, something is there; False when nobody can write any more."""
+        try:
+            data = os.read(self.fd, MAX_READ_BYTES)
+        except BlockingIOError:
+            return True
+        self._take(data)
+        return bool(data)
+
+    def drain(self) -> None:
+        """Read what is there now, and no more: others may write faster than we read."""
+        if self.fd >= 0:
+            waiting = _WAITING.unpack(fcntl.ioctl(self.fd, termios.FIONREAD, _NOTHING))[0]
+            while waiting > 0:
+                data = os.read(self.fd, min(waiting, MAX_READ_BYTES))
+                self._take(data)
+                waiting -= len(data)
 
     def flush(self) -> None:
         """A task has ended: what it printed without a newline is a line all the same."""

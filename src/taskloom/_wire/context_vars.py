@@ -18,6 +18,8 @@ _MISSING: Final = "taskloom: no default"
 _NOT_CARRIED: Final = frozenset({"asyncio", "anyio", "sniffio", "trio", "uvloop", "cloudpickle"})
 """Packages whose variables say where the *caller* runs: they would be lies in a worker."""
 
+_IMMUTABLE: Final = frozenset({str, int, float, bytes, bool, type(None)})
+
 _homes: dict[ContextVar[Any], str | None] = {}  # the module that holds a variable
 _tokens: dict[ContextVar[Any], str] = {}
 _by_token: dict[str, ContextVar[Any]] = {}
@@ -76,20 +78,22 @@ class ContextPacker:
     def __init__(self, dumps: Dumps, loads: Loads) -> None:
         self._dumps = dumps
         self._loads = loads
-        self._last: tuple[Context, bytes | None] = (Context(), None)
+        self._last: tuple[dict[ContextVar[Any], Any], bytes | None] = ({}, None)
         self._warned: set[str] = set()
 
     def pack(self) -> bytes | None:
         """The variables that are set here and can travel; None when there are none."""
         context = copy_context()
+        if not context:
+            return None
         last, blob = self._last
-        try:
-            if context == last:  # one pointer comparison, unless something was set since
-                return blob
-        except Exception:  # values whose == raises or is no bool: pack anew
-            pass
+        if len(last) == len(context) and all(
+            last.get(var, _MISSING) is value and type(value) in _IMMUTABLE
+            for var, value in context.items()
+        ):
+            return blob
         blob = self._pack(context)
-        self._last = (context, blob)
+        self._last = (dict(context), blob)
         return blob
 
     def _pack(self, context: Context) -> bytes | None:

@@ -146,11 +146,11 @@ class WorkerBackend:
     def is_done(self, ref: ObjectRef[object]) -> bool:
         if self._check(ref)._record.outcome is not None:
             return True
-        # Whoever polls hears the answer next time; whoever subscribes has asked anyway.
+        # Whoever asks once goes on to wait.  Whoever asks again polls: he will hear the answer.
         record = ref._record
-        if not record.asked:
-            record.asked = True
-            self._link.watch((ref._key,), lambda _key, _outcome: None, 0)
+        record.polls += 1
+        if record.polls == 2:
+            self._link.watch_one(record)
         return False
 
     def result(self, ref: ObjectRef[object]) -> object:

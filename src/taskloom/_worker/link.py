@@ -30,11 +30,11 @@ GRACE_S: Final = 0.2
 class Borrowed:
     """What this worker knows of one object: how many refs live here, and its outcome if seen."""
 
-    __slots__ = ("asked", "count", "key", "outcome")
+    __slots__ = ("count", "key", "outcome", "polls")
 
     def __init__(self, key: int) -> None:
         self.key = key
-        self.asked = False  # the driver will tell when it is done
+        self.polls = 0  # how often somebody asked whether it is done
         self.count = 0
         self.outcome: Any = None
 
@@ -48,6 +48,16 @@ class Request:
         self.done = threading.Lock()
         self.done.acquire()
         self.answer: Any = None
+
+
+class _Watch:
+    """Whoever is told of objects one by one, and of how many still."""
+
+    __slots__ = ("left", "notice")
+
+    def __init__(self, notice: Callable[[int, Any], None], left: int) -> None:
+        self.notice = notice
+        self.left = left
 
 
 class DriverGone(BaseException):
@@ -68,7 +78,7 @@ class Link:
         self.dropped: deque[int] = deque()  # refs that were collected: ObjectRef.__del__
         self._request_ids = itertools.count(1)
         self._requests: dict[int, Request] = {}
-        self.watches: dict[int, Callable[[int, Any], None]] = {}
+        self._watches: dict[int, _Watch] = {}
         self.shielded = False
         self.deferred = False
         self.current_seq: Callable[[], int] = lambda: 0
@@ -103,15 +113,23 @@ class Link:
             if released:
                 messages.append((m.RELEASE, released))
         if messages:
-            pieces = encode(messages)
+            for piece in encode(messages):
+                self._send(piece)
+
+    def _send(self, piece: Any) -> None:
+        view = memoryview(piece).cast("B")
+        while view:
             try:
-                if len(pieces) == 1:
-                    self._data.sendall(pieces[0])
-                else:
-                    for piece in pieces:
-                        self._data.sendall(piece)
+                sent = self._data.send(view)
+            except BlockingIOError:
+                # uvloop makes the descriptors it watches non-blocking; sending blocks all the same.
+                poller = select.poll()
+                poller.register(self._data, select.POLLOUT)
+                poller.poll()
             except OSError as error:
                 raise DriverGone from error
+            else:
+                view = view[sent:]
 
     # -- refs that live here ------------------------------------------------------------------
 
@@ -167,12 +185,17 @@ class Link:
         ``seq`` names the task that waits for them; 0 when nobody does.
         """
         number = next(self._request_ids)
-        self.watches[number] = notice
-        self.post_soon((m.WATCH, number, tuple(keys), seq))
+        keys = tuple(keys)
+        self._watches[number] = _Watch(notice, len(keys))
+        self.post_soon((m.WATCH, number, keys, seq))
         return number
 
+    def watch_one(self, record: Borrowed) -> None:
+        """Have ``record.outcome`` set when the object is done; nobody waits for it."""
+        self.post_soon((m.WATCH, 0, (record.key,), 0))
+
     def unwatch(self, number: int) -> None:
-        if self.watches.pop(number, None) is not None:
+        if self._watches.pop(number, None) is not None:
             self.post_soon((m.UNWATCH, number))
 
     # -- the data stream ----------------------------------------------------------------------
@@ -249,9 +272,12 @@ class Link:
             record = self.records.get(key)
             if record is not None:
                 record.outcome = outcome
-            notice = self.watches.get(number)
-            if notice is not None:
-                notice(key, outcome)
+            watch = self._watches.get(number)
+            if watch is not None:
+                watch.left -= 1
+                if not watch.left:
+                    self._watches.pop(number, None)
+                watch.notice(key, outcome)
         else:
             self.on_control(message)
 

@@ -81,6 +81,7 @@ class Zygote:
             import_module(name)
         _unbuffer_c_stdout()
         os.set_blocking(self._wake_write, False)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the host program may block some
         signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)

@@ -66,6 +66,7 @@ class LocalBackend:
         self._contexts = ContextPacker(dumps, loads)
         self._loop: AbstractEventLoop | None = None
         self._stopping = False
+        self._forked = False
         self._thread = threading.Thread(target=self._run, name="taskloom-engine", daemon=True)
         _sessions.add(self)
         self._thread.start()
@@ -73,6 +74,7 @@ class LocalBackend:
     def _run(self) -> None:
         """The engine's thread, from start to end."""
         engine, portal = self._engine, self._portal
+        portal.thread_id = threading.get_ident()
         try:
             # First of all: the zygote starts on another core while this one loads uvloop.
             engine.start_processes()
@@ -170,7 +172,7 @@ class LocalBackend:
         return ready, rest
 
     def _wait_for(self, waiter: ThreadWaiter, timeout_s: float | None) -> None:
-        if threading.current_thread() is self._thread:
+        if threading.get_ident() == self._portal.thread_id:
             raise InternalError("the engine's own thread must not wait")
         self._post(self._engine.watch, waiter)
         try:
@@ -178,7 +180,7 @@ class LocalBackend:
         except BaseException:  # Ctrl-C: the session goes on without this waiter
             self._post_if_open(self._engine.unwatch, waiter)
             raise
-        if not done:
+        if not done or waiter.has_records_left():
             self._post_if_open(self._engine.unwatch, waiter)
 
     def is_done(self, ref: ObjectRef[object]) -> bool:
@@ -259,6 +261,8 @@ class LocalBackend:
         if ref._home is not self:
             raise ValueError(f"{ref!r} does not belong to this session")
         if self._portal.closed is not None:
+            if self._forked:
+                raise RuntimeError(self._portal.closed)
             raise ValueError(f"{ref!r}: {self._portal.closed}")
         return ref
 
@@ -269,6 +273,7 @@ class LocalBackend:
             self._loop.stop()
 
     def _after_fork_in_child(self) -> None:
+        self._forked = True
         self._portal.closed = (
             f"the taskloom session belongs to process {os.getppid()}: fork is not supported, "
             "start a session of your own with taskloom.shutdown() and taskloom.init()"
