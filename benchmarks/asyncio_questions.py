@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
 import time
 from collections.abc import Coroutine
@@ -53,36 +54,68 @@ def loop_lag(contender: Contender, entry: Entry, sizes: Sizes) -> dict[str, floa
 
 
 async def _loop_lag(contender: Contender, sizes: Sizes) -> dict[str, float]:
-    submit, hold = contender.submitter(programs.inc), contender.submitter(programs.wait_for_file)
     async with Ticker() as alone:
         await asyncio.sleep(1.0)
-    with tempfile.TemporaryDirectory() as directory:
-        gate = Path(directory, "gate")
-        held = [hold(str(gate)) for _ in range(sizes.workers)]
+    with GarbagePauses() as garbage:
         async with Ticker() as ticker:
-            started = time.perf_counter()
-            handles = []
-            for n in range(sizes.in_flight):
-                handles.append(submit(n))
-                if n % _SLICE == 0:
-                    await asyncio.sleep(0)
-            queued = time.perf_counter()
-            await asyncio.to_thread(gate.touch)
-            values = []
-            for n, handle in enumerate(handles):
-                values.append(await contender.awaitable(handle))
-                if n % _SLICE == 0:
-                    await asyncio.sleep(0)
-            drained = time.perf_counter()
-        await asyncio.gather(*map(contender.awaitable, held))
-    verify("inc", values, list(range(1, sizes.in_flight + 1)))
+            queue_s, drain_s = await _queue_then_drain(contender, sizes)
     return {
         "p99": percentile(ticker.lags_s, 99) * 1e3,
         "max": max(ticker.lags_s) * 1e3,
+        "gc_max": max(garbage.pauses_s, default=0.0) * 1e3,
         "alone_p99": percentile(alone.lags_s, 99) * 1e3,
-        "queue_seconds": queued - started,
-        "drain_seconds": drained - queued,
+        "queue_seconds": queue_s,
+        "drain_seconds": drain_s,
     }
+
+
+async def _queue_then_drain(contender: Contender, sizes: Sizes) -> tuple[float, float]:
+    """Seconds to queue all tasks behind held workers, and seconds to await all results."""
+    submit, hold = contender.submitter(programs.inc), contender.submitter(programs.wait_for_file)
+    with tempfile.TemporaryDirectory() as directory:
+        gate = Path(directory, "gate")
+        held = [hold(str(gate)) for _ in range(sizes.workers)]
+        started = time.perf_counter()
+        handles = []
+        for n in range(sizes.in_flight):
+            handles.append(submit(n))
+            if n % _SLICE == 0:
+                await asyncio.sleep(0)
+        queued = time.perf_counter()
+        await asyncio.to_thread(gate.touch)
+        values = []
+        for n, handle in enumerate(handles):
+            values.append(await contender.awaitable(handle))
+            if n % _SLICE == 0:
+                await asyncio.sleep(0)
+        drained = time.perf_counter()
+        await asyncio.gather(*map(contender.awaitable, held))
+    for n, value in enumerate(values):
+        verify("inc", value, n + 1)
+        if n % _SLICE == 0:
+            await asyncio.sleep(0)
+    return queued - started, drained - queued
+
+
+class GarbagePauses:
+    """How long each collection of garbage stopped this process."""
+
+    def __init__(self) -> None:
+        self.pauses_s: list[float] = []
+        self._started = 0.0
+
+    def __enter__(self) -> Self:
+        gc.callbacks.append(self._on_collection)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        gc.callbacks.remove(self._on_collection)
+
+    def _on_collection(self, phase: str, _info: object) -> None:
+        if phase == "start":
+            self._started = time.perf_counter()
+        else:
+            self.pauses_s.append(time.perf_counter() - self._started)
 
 
 class Ticker:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from pathlib import Path
 
 from benchmarks import programs
@@ -15,6 +16,9 @@ from benchmarks.contenders.base import Contender
 from benchmarks.questions import QUESTIONS, Answer, Question
 from benchmarks.sizes import Sizes
 from benchmarks.timing import verify
+
+COULD_NOT_START = 75
+"""The exit code when no worker ever ran: nothing was measured, so it may be tried again."""
 
 _WARM_UP_ROUNDS = 50
 _WARM_UP_TASKS = 200
@@ -34,7 +38,11 @@ def measure(question: Question, entry: Entry, sizes: Sizes) -> Answer:
         return question.outside(entry.name)
     assert question.inside is not None, f"{question.name} is measured by nobody"
     contender = entry.load()
-    contender.start(sizes.workers)
+    try:
+        contender.start(sizes.workers)
+    except Exception as error:
+        traceback.print_exc()
+        raise SystemExit(COULD_NOT_START) from error
     try:
         warm_up(contender, sizes.workers)
         return question.inside(contender, entry, sizes)

@@ -258,6 +258,7 @@ _QUESTIONS = (
         metrics=(
             Metric(name="p99", title="p99", unit="ms"),
             Metric(name="max", title="max", unit="ms", is_main=False),
+            Metric(name="gc_max", title="longest gc", unit="ms", is_main=False),
             Metric(name="alone_p99", title="p99 without engine", unit="ms", is_main=False),
             Metric(name="queue_seconds", title="to queue", unit="s", is_main=False),
             Metric(name="drain_seconds", title="to drain", unit="s", is_main=False),

@@ -20,12 +20,14 @@ from typing import Any
 from uuid import uuid4
 
 from benchmarks import machine, processes
+from benchmarks.child import COULD_NOT_START
 from benchmarks.contenders import Entry
 from benchmarks.questions import QUESTIONS, Question
 from benchmarks.sizes import Sizes
 
 ROOT = Path(__file__).resolve().parent.parent
 _RUN_MARK = "BENCHMARK_RUN"
+_NO_START = f"exit code {COULD_NOT_START}"
 _GRACE_S = 10.0
 """How long the processes of an answer may take to end after it."""
 
@@ -137,6 +139,9 @@ class _Asker:
                     continue
                 started = time.perf_counter()
                 outcome = self._ask(question, entry)
+                if outcome == _NO_START:  # a cluster may time out on a busy machine
+                    self._say(f"{entry.title} could not start and is tried once more")
+                    outcome = self._ask(question, entry)
                 elapsed_s = time.perf_counter() - started
                 if isinstance(outcome, str):
                     cell.failure = outcome

@@ -334,10 +334,9 @@ class RefFuture(concurrent.futures.Future[Any]):
         # Setting a result runs the user's callbacks, so it must not happen on an engine thread.
         # That thread is started now: once the interpreter ends, none can be started any more.
         callback_thread.start()
-        stop = home.subscribe((ref,), lambda _key: callback_thread.run(self._settle))
-        self._stop = stop
-        if self.done():  # settled or cancelled before it was known how to stop
-            self._detach()
+        self._stop = home.subscribe((ref,), lambda _key: callback_thread.run(self._settle))
+        if not self._announcement:  # settled before it was known how to stop
+            self._stop = None
 
     def running(self) -> bool:
         """Always False: a ref does not tell (REF-5)."""
@@ -371,8 +370,8 @@ class RefFuture(concurrent.futures.Future[Any]):
 
     def _settle(self) -> None:
         attached = self._attached
-        if attached is None or (self.done() and not self.cancelled()):
-            return  # the user has set or cancelled his future himself: his is the last word
+        if attached is None:
+            return  # cancelled meanwhile
         ref, home = attached
         value: object = None
         failure: BaseException | None = None
@@ -393,6 +392,8 @@ class RefFuture(concurrent.futures.Future[Any]):
         return self.set_running_or_notify_cancel()
 
     def _finish(self, value: object, failure: BaseException | None) -> None:
+        if self.done() and not self.cancelled():
+            return  # the user has set his future himself: his is the last word
         if not self._announce():
             return
         if failure is None:

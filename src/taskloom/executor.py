@@ -280,17 +280,20 @@ class Executor(concurrent.futures.Executor):
         What it waits for are the calls that are there, and it does so where the engine sees
         it: it lends the task's CPUs meanwhile (REM-12).
         """
-        while not future.is_attached and not future.done():
-            with self._changed:
+        with self._changed:  # asked under the lock that changes are announced under: none is missed
+            while not (future.is_attached or future.done()):
                 busy = next((f for f in self._outstanding if f.is_attached), None)
                 if busy is None:
                     # One is on its way to the engine: that takes no longer than its pickling.
                     if not self._changed.wait(_remaining(deadline)):
                         return
                     continue
-            busy.wait_in_engine(_remaining(deadline))
-            with self._changed:
-                while busy in self._outstanding:
+                self._changed.release()
+                try:
+                    busy.wait_in_engine(_remaining(deadline))
+                finally:
+                    self._changed.acquire()
+                while busy.is_attached:
                     if not self._changed.wait(_remaining(deadline)):
                         return
 
@@ -365,11 +368,13 @@ class TaskFuture(RefFuture):
     def _finish(self, value: object, failure: BaseException | None) -> None:
         # Release before resolving: who is woken may submit at once, and should find room.
         self._leave_engine()
-        if self._is_withdrawn and isinstance(failure, TaskCancelledError):
-            super().cancel()
-        else:
-            super()._finish(value, failure)
-        self._executor.forget(self)
+        try:
+            if self._is_withdrawn and isinstance(failure, TaskCancelledError):
+                super().cancel()
+            else:
+                super()._finish(value, failure)
+        finally:
+            self._executor.forget(self)
 
     def _leave_engine(self) -> None:
         if _pop(self._to_release):

@@ -357,6 +357,51 @@ def test_a_task_that_has_not_begun_is_withdrawn(monkeypatch):
     assert first.result() == "first"
 
 
+class Busy(Unhurried):
+    """The same in a worker, where whoever waits does so in the backend."""
+
+    is_worker = True
+
+    def wait(self, refs: Any, num_returns: int, timeout_s: float | None) -> Any:
+        return list(refs), []
+
+
+class HookedCondition(threading.Condition):
+    """Calls ``hook`` once, just before somebody takes the lock."""
+
+    hook: Callable[[], None] | None = None
+
+    def __enter__(self) -> bool:
+        hook, self.hook = self.hook, None
+        if hook is not None:
+            hook()
+        return super().__enter__()
+
+
+def test_in_a_task_a_call_that_ends_while_it_is_looked_at_is_not_waited_for(monkeypatch):
+    backend = Busy()
+    monkeypatch.setattr(_current, "_backend", backend)
+    executor = Executor(max_workers=1)
+    executor._changed = HookedCondition()
+    first = executor.submit(square, 1)
+    held = executor.submit(square, 2)
+
+    def all_ends() -> None:
+        backend.finish(1, "first")
+        while 2 not in backend.told:
+            time.sleep(0.001)
+        backend.finish(2, "held")
+        assert concurrent.futures.wait([first, held], timeout=HANG_S).not_done == set()
+        while executor._outstanding:
+            time.sleep(0.001)
+
+    executor._changed.hook = all_ends
+    waiting = threading.Thread(target=held.result, daemon=True)
+    waiting.start()
+    waiting.join(HANG_S)
+    assert not waiting.is_alive()
+
+
 # -- map ------------------------------------------------------------------------------------------
 
 

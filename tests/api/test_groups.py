@@ -61,23 +61,24 @@ class Desk:
         self.fetched: list[int] = []
         self.waits = 0
         self._keys = itertools.count(1)
-        self.subscribed = threading.Condition()
+        self.subscribed = threading.Condition()  # guards all of it
 
     def refs(self, count: int) -> list[ObjectRef[Any]]:
         return [ObjectRef(next(self._keys), self, object()) for _ in range(count)]
 
     def finish(self, ref: ObjectRef[Any], outcome: object = None) -> None:
-        self.outcomes[ref._key] = outcome
-        for entry in list(self.subscriptions):
-            keys, callback, loop = entry
-            if ref._key in keys:
-                keys.discard(ref._key)
-                if not keys:
-                    self.subscriptions.remove(entry)
-                if loop is None:
-                    callback(ref._key)
-                else:
-                    loop.call_soon_threadsafe(callback, ref._key)
+        with self.subscribed:
+            self.outcomes[ref._key] = outcome
+            for entry in list(self.subscriptions):
+                keys, callback, loop = entry
+                if ref._key in keys:
+                    keys.discard(ref._key)
+                    if not keys:
+                        self.subscriptions.remove(entry)
+                    if loop is None:
+                        callback(ref._key)
+                    else:
+                        loop.call_soon_threadsafe(callback, ref._key)
 
     def finish_when_awaited(self, ref: ObjectRef[Any], outcome: object = None) -> None:
         """Finish from another thread, as an engine does, as soon as somebody has subscribed."""
@@ -121,13 +122,14 @@ class Desk:
         with self.subscribed:
             self.subscriptions.append(entry)
             self.subscribed.notify_all()
-        for ref in refs:
-            if self.is_done(ref):
-                self.finish(ref, self.outcomes[ref._key])
+            for ref in refs:
+                if self.is_done(ref):
+                    self.finish(ref, self.outcomes[ref._key])
 
         def stop() -> None:
-            if entry in self.subscriptions:
-                self.subscriptions.remove(entry)
+            with self.subscribed:
+                if entry in self.subscriptions:
+                    self.subscriptions.remove(entry)
 
         return stop
 

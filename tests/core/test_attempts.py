@@ -121,11 +121,13 @@ def test_a_result_that_came_before_the_death_counts() -> None:
     assert (b.state, b.attempt) == (S.READY, 0)
 
 
-def test_a_worker_that_had_held_back_a_result_loses_that_attempt() -> None:
-    # It had gone on to b, so a had been started, too, though no result of it arrived.
-    core, worker, (a, b) = batch(2)
+def test_a_task_that_had_finished_is_not_charged_when_the_next_one_kills_the_worker() -> None:
+    # The worker had gone on to b, so a is not to blame: only its result did not arrive.
+    core, worker, (a, b, c) = batch(3)
     core.lose(worker, started=b)
-    assert a.state is b.state is S.FAILED
+    assert [node.state for node in (a, b, c)] == [S.READY, S.FAILED, S.READY]
+    assert a.attempt == c.attempt == 0
+    assert list(core.loom.ready) == [a, c]
 
 
 def test_an_idle_worker_may_die() -> None:
@@ -293,6 +295,16 @@ def test_cancelling_twice_interrupts_once() -> None:
     core.cancel(a)
     core.cancel(a)
     assert len(core.outbox.said("interrupt")) == 1
+
+
+def test_force_reaches_a_task_that_was_asked_kindly_before() -> None:
+    core, worker, (a,) = batch(1)
+    core.cancel(a)
+    core.cancel(a, force=True)
+    assert core.outbox.said("interrupt") == [(worker, a.seq, False), (worker, a.seq, True)]
+    core.lose(worker, started=a)
+    core.cancel(a, force=True)
+    assert len(core.outbox.said("interrupt")) == 2
 
 
 def test_a_put_object_and_one_that_is_gone_cannot_be_cancelled(core: Core) -> None:

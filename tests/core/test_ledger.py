@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from loom_driver import request_of
@@ -229,13 +228,12 @@ def test_the_books_always_agree_with_what_is_held(actions: list[tuple[int, int]]
         keeper.compare()
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_nothing_drifts_in_half_a_million_steps(seed: int) -> None:
+def test_nothing_drifts_in_a_million_steps() -> None:
     keeper = Bookkeeper()
-    rng = random.Random(seed)
-    choices = rng.choices((0, 1, 2, 3), weights=(5, 4, 1, 1), k=500_000)
-    for what in choices:
-        keeper.act(what, rng.randrange(1 << 20))
+    rng = random.Random(1)
+    choices = rng.choices((0, 1, 2, 3), weights=(5, 4, 1, 1), k=1_000_000)
+    for step, what in enumerate(choices):
+        keeper.act(what, step * 7919)
     keeper.compare()
     for allocation in keeper.held:
         keeper.books.release(allocation)

@@ -7,7 +7,7 @@ from loom_driver import LONG_S, LOOP, PROCESS, SHORT_S, Core
 
 from taskloom._core.node import Node, WorkerRecord
 from taskloom._core.placement import LOOP_CAPACITY, MAX_BATCH
-from taskloom._core.scheduler import PATIENCE
+from taskloom._core.scheduler import MAX_LOOPS, PATIENCE
 from taskloom._core.states import NodeState
 
 S = NodeState
@@ -44,7 +44,7 @@ def test_calls_of_a_long_function_go_one_to_each_worker() -> None:
 
 
 def test_calls_that_are_known_to_be_short_go_in_batches() -> None:
-    core, workers = office()
+    core, workers = office(checks=False)
     core.learn(seconds=SHORT_S)
     for _ in range(1000):
         core.submit()
@@ -202,11 +202,10 @@ def test_a_lease_ends_when_the_worker_runs_dry() -> None:
 def test_tasks_of_different_shapes_do_not_share_a_lease() -> None:
     core, workers = office(cpus=3, workers=2)
     core.learn(seconds=SHORT_S)
-    ones, twos = [core.submit() for _ in range(3)], [core.submit(cpus=2) for _ in range(3)]
+    twos, ones = [core.submit(cpus=2) for _ in range(3)], [core.submit() for _ in range(3)]
     core.schedule()
-    shapes = [{node.spec.request for node in core.with_worker(worker)} for worker in workers]
-    assert [len(shape) for shape in shapes] == [1, 1]
-    assert all(node.state is S.ASSIGNED for node in ones + twos)
+    in_flight = [core.with_worker(worker) for worker in workers]
+    assert sorted(in_flight, key=lambda nodes: nodes[0].order) == [twos, ones]
 
 
 def test_gpus_are_given_to_the_lease() -> None:
@@ -221,17 +220,17 @@ def test_gpus_are_given_to_the_lease() -> None:
 # -- who has to wait ---------------------------------------------------------------------------
 
 
-def keep_busy(core: Core, worker: WorkerRecord, count: int) -> list[Node]:
-    """Let ``count`` small tasks pass through a worker; those that were started."""
+def pass_by(core: Core, count: int) -> list[Node]:
+    """Let ``count`` small tasks come and go, one after the other; those that were started."""
     started = []
     for _ in range(count):
+        if started:
+            core.finish(started[-1])
         node = core.submit(function="small")
         core.schedule()
         if node.state is not S.ASSIGNED:
             break
         started.append(node)
-        if len(started) > 1:
-            core.finish(started[-2])
     return started
 
 
@@ -246,33 +245,30 @@ def test_a_task_that_does_not_fit_yet_is_passed_by_smaller_ones() -> None:
 
 
 def test_a_task_that_does_not_fit_is_not_passed_by_for_ever() -> None:
-    core, workers = office(cpus=2, workers=4)
+    core, _ = office(cpus=2, workers=4)
     first = core.submit()
     core.schedule()
     big = core.submit(cpus=2)
-    passing = keep_busy(core, workers[0], 3 * PATIENCE)
+    passing = pass_by(core, 3 * PATIENCE)
     assert PATIENCE <= len(passing) <= PATIENCE + 2
     core.finish(first)
-    core.finish(passing[-1])
     core.schedule()
     assert big.state is S.ASSIGNED
 
 
 def test_short_tasks_on_a_standing_lease_do_not_pass_by_for_ever() -> None:
-    core, (worker, _) = office(cpus=1, workers=2)
+    core, (worker,) = office(cpus=1, workers=1, checks=False)
     core.learn("small", SHORT_S)
-    line = [core.submit(function="small") for _ in range(20 * MAX_BATCH)]
+    for _ in range(20 * MAX_BATCH):
+        core.submit(function="small")
     core.schedule()
-    urgent = core.submit(needs={"CPU": 1}, function="other", priority=1, cpus=1)
     special = core.submit(cpus=0.5, priority=1)
-    core.schedule()
     passed = 0
-    while special.state is S.READY or urgent.state is S.READY:
-        busy = next(w for w in core.loom.workers.values() if w.inflight)
-        node = core.with_worker(busy)[0]
-        passed += node in line
-        core.finish(node, seconds=SHORT_S)
+    while special.state is S.READY:
+        core.finish(core.with_worker(worker)[0], seconds=SHORT_S)
         core.schedule()
+        passed += 1
+    core.check_all()
     assert passed < PATIENCE + 4 * MAX_BATCH
 
 
@@ -283,12 +279,7 @@ def test_a_task_that_waits_for_its_turn_holds_up_only_those_that_want_what_it_la
     holder = core.submit(needs={"GPU": 1}, function="holder")
     core.schedule()
     needs_gpu = core.submit(needs={"GPU": 1})
-    for _ in range(PATIENCE + 10):
-        node = core.submit(function="small")
-        core.schedule()
-        if node.state is not S.ASSIGNED:
-            break
-        core.finish(node)
+    pass_by(core, PATIENCE + 10)
     needed = core.submit(function="needed")
     assert holder.worker is not None
     core.block(holder.worker, holder)
@@ -639,15 +630,71 @@ def test_coroutines_share_one_worker_of_their_own() -> None:
     assert core.with_worker(worker) == nodes
 
 
-def test_a_loop_worker_has_a_limit() -> None:
+def test_a_loop_worker_has_a_limit_and_beyond_it_there_is_another_one() -> None:
     core = Core(checks=False)
-    nodes = [core.submit(coroutine=True, cpus=0) for _ in range(LOOP_CAPACITY + 1)]
+    for _ in range(LOOP_CAPACITY + 1):
+        core.submit(coroutine=True, cpus=0)
     core.schedule()
     core.check_all()
-    assert nodes[-1].state is S.READY
-    core.finish(nodes[0])
+    assert [len(w.inflight) for w in core.loom.workers.values()] == [LOOP_CAPACITY, 1]
+
+
+def test_there_is_a_limit_of_loop_workers() -> None:
+    core, _ = office(workers=0, checks=False)
+    loops = [core.worker(LOOP) for _ in range(MAX_LOOPS)]
+    for worker in loops:
+        worker.stalled = 1
+    core.submit(coroutine=True, cpus=0)
     core.schedule()
-    assert nodes[-1].state is S.ASSIGNED
+    assert orders(core) == []
+
+
+def test_a_coroutine_that_waits_gives_its_cpu_back() -> None:
+    core = Core(cpus=1)
+    a = core.submit(coroutine=True)
+    core.start(a)
+    assert a.worker is not None
+    core.loom.on_blocked(a.worker, 0, a.seq)
+    core.check()
+    b = core.submit()
+    core.start(b)
+    core.finish(b)
+    core.loom.on_unblocked(a.worker, 0, a.seq)
+    core.check()
+    assert core.free() == 0
+    core.finish(a)
+    assert core.is_at_rest()
+
+
+def test_a_coroutine_that_ends_while_it_waits_gives_its_cpu_back_once() -> None:
+    core = Core(cpus=1)
+    a = core.submit(coroutine=True)
+    core.start(a)
+    worker, seq = a.worker, a.seq
+    assert worker is not None
+    core.loom.on_blocked(worker, 0, seq)
+    core.finish(a)
+    core.loom.on_unblocked(worker, 0, seq)
+    core.check()
+    assert core.is_at_rest()
+
+
+def test_a_loop_that_stands_still_gets_no_work_and_another_one_does() -> None:
+    core = Core()
+    a = core.submit(coroutine=True, cpus=0)
+    core.start(a)
+    worker = a.worker
+    assert worker is not None
+    core.loom.on_blocked(worker, -1, a.seq)
+    core.check()
+    assert core.outbox.said("take_back") == [(worker,)]
+    b = core.submit(coroutine=True, cpus=0)
+    core.start(b)
+    assert b.worker is not worker
+    core.loom.on_unblocked(worker, -1, a.seq)
+    core.check()
+    core.finish(a, b)
+    assert core.is_at_rest()
 
 
 def test_each_coroutine_has_resources_of_its_own() -> None:

@@ -117,9 +117,9 @@ class Engine:
     def close(self) -> None:
         """End everything: pending refs get SessionClosedError, processes are gone on return."""
         self._closing = True
-        error = system_failure(SessionClosedError("the session was shut down"))
+        self._broken = system_failure(SessionClosedError("the session was shut down"))
         for node in list(self.loom.graph.nodes.values()):
-            self.loom.graph.fail(node, error, "shutdown")
+            self.loom.graph.fail(node, self._broken, "shutdown")
         self._wakeups.deliver()
         self._pool.close()
 
@@ -183,6 +183,9 @@ class Engine:
 
     def settle(self) -> None:
         """One scheduling pass, one write per worker, one call per foreign loop."""
+        if self._closing:  # the pool is gone: late callers only hear so
+            self._wakeups.deliver()
+            return
         try:
             self.loom.schedule()
         finally:  # whatever went wrong in there, what was decided before it goes out

@@ -34,6 +34,7 @@ class Portal:
         self._rung = False
         self.closed: str | None = None  # why nothing can be posted any more
         self.thread_id = 0  # the loop's thread
+        self._finished = False  # its engine has ended
         if hasattr(os, "eventfd"):
             self._read_fd = self._write_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         else:
@@ -53,6 +54,8 @@ class Portal:
         if not self._rung:
             self._rung = True
             os.write(self._write_fd, _RING)
+        if self._finished:  # the engine has ended since the first line: nobody else will look
+            self._serve_inbox()
 
     def post_if_open(self, method: Callable[[Any], None], argument: Any) -> None:
         """The same, and nothing at all when the session is closed."""
@@ -85,12 +88,24 @@ class Portal:
         """Start to serve the inbox on ``loop``."""
         loop.add_reader(self._read_fd, self._on_ring)
 
-    def detach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Stop, and let go of the descriptors."""
-        loop.remove_reader(self._read_fd)
-        self.close_fds()
+    def close(self, reason: str, last: Callable[[Any], None]) -> None:
+        """Take no more posts; ``last`` is called in the loop's thread after those before it."""
+        self.closed = reason
+        self._inbox.append((last, None))
+        self._rung = True
+        os.write(self._write_fd, _RING)
 
-    def close_fds(self) -> None:
+    def detach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Stop listening; what is in the inbox waits for :meth:`finish`."""
+        loop.remove_reader(self._read_fd)
+
+    def finish(self) -> None:
+        """In the loop's thread, at its very end: serve those who were just about to post."""
+        self._finished = True
+        self._serve_inbox()
+
+    def __del__(self) -> None:
+        # Not earlier: a thread in the middle of a post may be about to write to it.
         for fd in {self._read_fd, self._write_fd}:
             os.close(fd)
 
@@ -104,15 +119,23 @@ class Portal:
         os.read(self._read_fd, 8)
         # Before draining: a post that comes from now on must ring again.
         self._rung = False
-        inbox = self._inbox
         try:
-            for _ in range(min(len(inbox), MAX_DRAIN)):
-                method, argument = inbox.popleft()
-                method(argument)
+            self._serve_inbox(MAX_DRAIN)
         finally:  # an error concerns the item it came from; the others are served
-            if inbox and not self._rung:
+            if self._inbox and not self._rung:
                 self._rung = True
                 os.write(self._write_fd, _RING)
+
+    def _serve_inbox(self, most: int | None = None) -> None:
+        inbox = self._inbox
+        try:
+            for _ in range(min(len(inbox), most or len(inbox))):
+                method, argument = inbox.popleft()
+                method(argument)
+        except IndexError:
+            if inbox:
+                raise
+        finally:
             self._after_drain()
 
 

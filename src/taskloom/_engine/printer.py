@@ -72,7 +72,7 @@ class Printer:
 
     def _write_all(self) -> None:
         used = set()
-        while self.backlog:
+        for _ in range(len(self.backlog)):  # not what comes meanwhile: it may never end
             number, text = self.backlog.popleft()
             used.add(number)
             self._write(number, text if isinstance(text, str) else text())

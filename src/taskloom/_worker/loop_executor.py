@@ -156,3 +156,9 @@ class LoopExecutor:
         if not current.cancelled:
             current.cancelled = True
             task.cancel()
+            # One that has not taken its first step ends before ``_run`` can say so.
+            task.add_done_callback(lambda _task: self._answer_cancelled(seq))
+
+    def _answer_cancelled(self, seq: int) -> None:
+        if self._tasks.pop(seq, None) is not None:
+            self._answer((m.FAILED, seq, None, False, 0.0))

@@ -87,11 +87,12 @@ class LocalBackend:
             engine.fail_everything(f"the engine could not start: {error!r}")
             portal.serve_until(lambda: self._stopping)
             engine.close()
-            portal.close_fds()
+            portal.finish()
             return
         loop.run_forever()
-        engine.close()
         portal.detach(loop)
+        engine.close()
+        portal.finish()
         loop.close()
 
     def _on_loop_error(self, _loop: AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -251,8 +252,7 @@ class LocalBackend:
     def shutdown(self) -> None:
         if self._portal.closed is not None:
             return
-        self._post(self._stop, None)
-        self._portal.closed = _CLOSED
+        self._portal.close(_CLOSED, self._stop)
         self._thread.join()
         self._printer.close()
         _sessions.discard(self)
