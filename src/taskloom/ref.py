@@ -128,6 +128,12 @@ class ObjectRef(Generic[T_co]):
     def __repr__(self) -> str:
         return f"ObjectRef({self.hex()})"
 
+    def __copy__(self) -> ObjectRef[T_co]:
+        return self  # a name: a copy of it would be the same
+
+    def __deepcopy__(self, _memo: object) -> ObjectRef[T_co]:
+        return self
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         # Only pickles that the engine does not see come here: nobody can tell how long such
         # bytes live, so the object is kept for the whole session (REF-6).
@@ -163,7 +169,7 @@ class ObjectRef(Generic[T_co]):
         """A ``concurrent.futures.Future`` of the value, for threads and ``as_completed``.
 
         Cancelling it does not reach the task, and it never says that it is running (REF-5).
-        The value is unpickled by the first who asks for it.
+        The value is unpickled, and callbacks run, on a thread of their own.
         """
         return cast("concurrent.futures.Future[T_co]", _waiting().ref_future(self, self._keeper()))
 

@@ -8,7 +8,7 @@ counted exactly, because here it is known which refs the driver has.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from taskloom._core import invariants
@@ -45,6 +45,18 @@ class Trouble:
         return f"<Trouble {self.text}>"
 
 
+class Watch:
+    """A waiter; ``told`` is filled with what is done."""
+
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        self.told: list[ObjectRecord] = []
+        self._then = then
+
+    def on_done(self, record: ObjectRecord) -> None:
+        self.told.append(record)
+        self._then()
+
+
 class RecordingOutbox:
     """Writes down what the loom asks of the world, and does nothing of it."""
 
@@ -57,8 +69,8 @@ class RecordingOutbox:
     def resolve(self, record: ObjectRecord) -> None:
         waiters, record.waiters = record.waiters, None
         self.verbs.append(("resolve", record))
-        for tell in waiters or ():
-            tell(record)
+        for waiter in waiters or ():
+            waiter.on_done(record)
 
     def start_workers(self, kind: WorkerKind, count: int) -> None:
         self.verbs.append(("start_workers", kind, count))
@@ -205,15 +217,17 @@ class Core:
         self.loom.on_cancel(record_of(of).key, force=force, recursive=recursive)
         self.check()
 
-    def watch(self, of: Node | ObjectRecord) -> list[ObjectRecord]:
+    def watch(
+        self, of: Node | ObjectRecord, then: Callable[[], None] = lambda: None
+    ) -> list[ObjectRecord]:
         """A waiter; the list it returns is filled when the object is done."""
-        told: list[ObjectRecord] = []
+        watch = Watch(then)
         record = record_of(of)
         if record.outcome is not None:
-            told.append(record)
+            watch.on_done(record)
         else:
-            record.waiters = [*(record.waiters or ()), told.append]
-        return told
+            record.waiters = {**(record.waiters or {}), watch: None}
+        return watch.told
 
     # -- workers ------------------------------------------------------------------------------
 

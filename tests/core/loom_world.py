@@ -72,6 +72,26 @@ class Worker:
         elif seq > self.started:
             self.cancelled.add(seq)
 
+    def is_ready(self) -> bool:
+        return self.record.ready
+
+    def is_idle(self) -> bool:
+        """The pool may hang up on it."""
+        record = self.record
+        rests = not (self.up or self.data or self.control or self.running)
+        free = not (record.inflight or record.pending_requests or record.borrowed)
+        return record.ready and rests and free
+
+    def reads_data(self) -> bool:
+        """A PROCESS worker reads its data stream only when it has nothing else to do."""
+        return self.is_loop or self.waits_for_reply or not (self.running or self.queue)
+
+    def can_ask(self) -> bool:
+        """Runs a task that may wait: two that held a whole tpu each would be stuck."""
+        if self.is_loop or not self.can_end():
+            return False
+        return all(name == "CPU" for name, _ in self.nodes[self.running[0]].spec.request)
+
     def can_start(self) -> bool:
         return bool(self.queue) and not self.running
 
@@ -131,8 +151,8 @@ class _Wires(RecordingOutbox):
 
     def resolve(self, record: ObjectRecord) -> None:
         waiters, record.waiters = record.waiters, None
-        for tell in waiters or ():
-            tell(record)
+        for waiter in waiters or ():
+            waiter.on_done(record)
 
     def report_unseen(self, record: ObjectRecord, name: str) -> None:
         assert record.failed or not record.producer
@@ -148,10 +168,10 @@ class Question:
         self._world = world
         self._open = True
         for record in wanted:
-            record.waiters = [*(record.waiters or ()), self._on_done]
+            record.waiters = {**(record.waiters or {}), self: None}
         self._returned = world.loom.on_blocked(worker.record, seq)
 
-    def _on_done(self, record: ObjectRecord) -> None:
+    def on_done(self, record: ObjectRecord) -> None:
         self.left.discard(record.key)
         if not self.left or record.failed:
             self.answer(good=True)

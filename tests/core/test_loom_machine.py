@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -10,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from loom_driver import LONG_S, LOOP, SHORT_S
 from loom_world import World, Worker
 
-from taskloom._core.node import Node, ObjectRecord
+from taskloom._core.node import Node, ObjectRecord, WorkerRecord
 from taskloom._core.states import TERMINAL, NodeState
 
 pick = st.integers(0, 1 << 16)
@@ -28,9 +30,10 @@ class Session(RuleBasedStateMachine):
         self.nodes: list[Node] = []
         self.ended: dict[int, tuple[NodeState, object]] = {}
         self.waits: list[tuple[ObjectRecord, list[ObjectRecord]]] = []
+        self.threads: list[WorkerRecord] = []  # workers of which a thread waits
 
     @initialize(
-        cpus=st.sampled_from([0, 1, 2, 3]), extra=st.integers(0, 3), short=st.sets(functions)
+        cpus=st.sampled_from([1, 2, 3, 0]), extra=st.integers(0, 3), short=st.sets(functions)
     )
     def begin(self, cpus: int, extra: int, short: set[str]) -> None:
         self.world = World(cpus=cpus, max_processes=max(1, cpus) + extra, resources={"tpu": 1})
@@ -49,7 +52,7 @@ class Session(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, 1]),
         retries=st.sampled_from([0, 1, 3, -1]),
         num_returns=st.sampled_from([1, 1, 1, 0, 2]),
-        times=st.sampled_from([1, 1, 1, 5]),
+        times=st.sampled_from([1, 4, 8]),
     )
     def submit(self, deps: list[int], nested: list[int], tpu: float, times: int, **kw: Any) -> None:
         for _ in range(times):
@@ -65,17 +68,16 @@ class Session(RuleBasedStateMachine):
         self.refs.append(self.world.put(contains=self._some(contains)))
 
     @precondition(lambda self: self.refs)
-    @rule(which=pick)
-    def drop(self, which: int) -> None:
-        self.world.drop(self.refs.pop(which % len(self.refs)))
+    @rule(drops=st.lists(pick, max_size=4), copies=st.lists(pick, max_size=2))
+    def drop(self, drops: list[int], copies: list[int]) -> None:
+        for which in copies:
+            record = self.refs[which % len(self.refs)]
+            self.world.copy_ref(record)
+            self.refs.append(record)
+        for which in drops:
+            if self.refs:
+                self.world.drop(self.refs.pop(which % len(self.refs)))
         self.world.settle()
-
-    @precondition(lambda self: self.refs)
-    @rule(which=pick)
-    def copy_ref(self, which: int) -> None:
-        record = self.refs[which % len(self.refs)]
-        self.world.copy_ref(record)
-        self.refs.append(record)
 
     @precondition(lambda self: self.refs)
     @rule(which=pick, force=st.booleans(), recursive=st.booleans())
@@ -92,120 +94,114 @@ class Session(RuleBasedStateMachine):
 
     # -- what workers do ----------------------------------------------------------------------
 
-    @rule(which=pick, what=st.sampled_from(["up", "data", "control", "start"]), times=pick)
-    def go_on(self, which: int, what: str, times: int) -> None:
-        for _ in range(1 + times % 4):
-            worker = self._worker(
-                which,
-                {
-                    "up": lambda worker: bool(worker.up),
-                    "data": lambda worker: bool(worker.data) and self._reads(worker),
-                    "control": lambda worker: bool(worker.control),
-                    "start": Worker.can_start,
-                }[what],
-            )
-            if worker is None:
+    @precondition(lambda self: self.world.workers)
+    @rule(picks=st.lists(pick, min_size=1, max_size=12))
+    def go_on(self, picks: list[int]) -> None:
+        """Messages are delivered and tasks are started, in any order that streams allow."""
+        for which in picks:
+            steps: list[Callable[[], object]] = []
+            for worker in self.world.workers:
+                if worker.up:
+                    steps.append(partial(self.world.deliver_up, worker))
+                if worker.data and worker.reads_data():
+                    steps.append(worker.hear_data)
+                if worker.control:
+                    steps.append(worker.hear_control)
+                if worker.can_start():
+                    steps.append(worker.start)
+            if not steps:
                 return
-            if what == "up":
-                self.world.deliver_up(worker)
-            elif what == "data":
-                worker.hear_data()
-            elif what == "control":
-                worker.hear_control()
-            else:
-                worker.start()
+            steps[which % len(steps)]()
             self.world.settle()
 
-    @rule(which=pick, task=pick, seconds=st.sampled_from([SHORT_S, LONG_S]))
-    def finish(self, which: int, task: int, seconds: float) -> None:
-        if worker := self._worker(which, Worker.can_end):
-            held = tuple(worker.record.borrowed)
-            contains = held[task % len(held) :][:2] if held else ()
-            worker.finish(task, seconds=seconds, contains=contains)
+    @precondition(lambda self: self._workers(Worker.can_end))
+    @rule(
+        picks=st.lists(st.tuples(pick, pick), min_size=1, max_size=6),
+        how=st.sampled_from([SHORT_S, SHORT_S, LONG_S, "retry", "raise"]),
+    )
+    def end(self, picks: list[tuple[int, int]], how: float | str) -> None:
+        """Tasks end; their workers take up the next ones."""
+        for which, task in picks:
+            able = self._workers(Worker.can_end)
+            if not able:
+                return
+            worker = able[which % len(able)]
+            if isinstance(how, float):
+                held = tuple(worker.record.borrowed)
+                contains = held[task % len(held) :][:2] if held else ()
+                worker.finish(task, seconds=how, contains=contains)
+            else:
+                worker.fail(task, retry=how == "retry")
+            if worker.can_start():
+                worker.start()
 
-    @rule(which=pick, task=pick, retry=st.booleans())
-    def fail(self, which: int, task: int, retry: bool) -> None:
-        if worker := self._worker(which, Worker.can_end):
-            worker.fail(task, retry=retry)
-
-    @rule(which=pick, wanted=st.lists(pick, min_size=1, max_size=3))
-    def block(self, which: int, wanted: list[int]) -> None:
-        """A task calls ``get`` for what was submitted before it, so nobody waits in a circle."""
-        worker = self._worker(which, lambda worker: worker.can_end() and not worker.is_loop)
-        if worker is None:
-            return
-        node = worker.nodes[worker.running[0]]
-        if any(name == "tpu" for name, _ in node.spec.request):
-            return  # only CPUs are lent: two that wait with a whole one each would be stuck
+    @precondition(lambda self: self._workers(Worker.can_ask))
+    @rule(which=pick, wanted=st.lists(pick, min_size=1, max_size=3), children=st.integers(0, 2))
+    def block(self, which: int, wanted: list[int], children: int) -> None:
+        """A task calls ``get`` for its children, or for what was submitted before itself."""
+        able = self._workers(Worker.can_ask)
+        worker = able[which % len(able)]
+        seq = worker.running[0]
+        node = worker.nodes[seq]
+        for _ in range(children):
+            self.world.submit_child(worker, seq, [])
+        while children and worker.up:
+            self.world.deliver_up(worker)
+            self.world.settle()
         older = [n for n in self.nodes if n.order < node.order and n.outputs]
-        older += [child for child in (node.children or {}).values() if child.outputs]
-        if older:
-            self.world.ask(worker, [older[index % len(older)] for index in wanted])
+        known = list((node.children or {}).values()) or older
+        if known and worker in self.world.workers and worker.can_ask():
+            self.world.ask(worker, [known[index % len(known)] for index in wanted])
 
+    @precondition(lambda self: self._workers(Worker.can_end))
     @rule(which=pick, task=pick, deps=st.lists(pick, max_size=2), function=functions)
     def submit_from_task(self, which: int, task: int, deps: list[int], function: str) -> None:
-        worker = self._worker(which, Worker.can_end)
-        if worker is not None:
-            seq = worker.running[task % len(worker.running)]
-            node = worker.nodes[seq]
-            # What a task passes on was submitted before it, or it would have no ref to it.
-            known = [r for r in self._some(deps) if r.producer is None or self._is_older(r, node)]
-            self.world.submit_child(worker, seq, known, function=function)
+        able = self._workers(Worker.can_end)
+        worker = able[which % len(able)]
+        seq = worker.running[task % len(worker.running)]
+        node = worker.nodes[seq]
+        # What a task passes on was submitted before it, or it would have no ref to it.
+        known = [r for r in self._some(deps) if r.producer is None or self._is_older(r, node)]
+        self.world.submit_child(worker, seq, known, function=function)
 
-    @rule(which=pick, task=pick)
-    def wait_in_a_thread(self, which: int, task: int) -> None:
-        """A thread of a worker asks, and is answered at once: work goes away and comes back."""
-        if worker := self._worker(which, lambda worker: worker.record.ready):
-            self.world.block(worker.record)
-            self.world.settle()
-            self.world.unblock(worker.record)
-            self.world.settle()
-
-    @precondition(lambda self: self.refs)
-    @rule(which=pick, ref=pick)
-    def borrow(self, which: int, ref: int) -> None:
-        if worker := self._worker(which, lambda worker: worker.record.ready):
-            self.world.borrow(worker.record, self.refs[ref % len(self.refs)])
-
-    @rule(which=pick, ref=pick)
-    def release(self, which: int, ref: int) -> None:
-        if worker := self._worker(which, lambda worker: bool(worker.record.borrowed)):
-            keys = list(worker.record.borrowed)
-            self.world.loom.on_release(worker.record, [keys[ref % len(keys)]])
-            self.world.check()
+    @precondition(lambda self: self._workers(Worker.is_ready))
+    @rule(which=pick, what=st.sampled_from(["wait", "borrow", "release"]), ref=pick)
+    def talk(self, which: int, what: str, ref: int) -> None:
+        """What threads of a worker do, whatever its main thread does meanwhile."""
+        able = self._workers(Worker.is_ready)
+        record = able[which % len(able)].record
+        if what == "wait":
+            if record in self.threads:
+                self.threads.remove(record)
+                self.world.unblock(record)
+            else:
+                self.threads.append(record)
+                self.world.block(record)
+        elif what == "borrow" and self.refs:
+            self.world.borrow(record, self.refs[ref % len(self.refs)])
+        elif what == "release" and record.borrowed:
+            keys = list(record.borrowed)
+            self.world.loom.on_release(record, [keys[ref % len(keys)]])
+        self.world.settle()
 
     # -- what happens to workers --------------------------------------------------------------
 
-    @rule(coroutines=st.booleans())
-    def worker_up(self, coroutines: bool) -> None:
-        if coroutines and len(self.world.workers) < 6:
-            self.world.spawn(LOOP)
-
-    @rule(which=pick)
-    def worker_down(self, which: int) -> None:
-        if worker := self._worker(which, lambda worker: True):
+    @precondition(lambda self: self.world.workers)
+    @rule(which=pick, what=st.sampled_from(["dies", "retires", "loop", "watch", "watch"]))
+    def change(self, which: int, what: str) -> None:
+        workers = self.world.workers
+        worker = workers[which % len(workers)]
+        if what == "dies":
+            self._forget_thread(worker)
             self.world.kill(worker)
-            self.world.settle()
-
-    @rule(which=pick)
-    def retire(self, which: int) -> None:
-        """The pool hangs up on an idle worker."""
-
-        def idle(worker: Worker) -> bool:
-            record = worker.record
-            rests = not (worker.up or worker.data or worker.control or worker.running)
-            free = not (record.inflight or record.pending_requests or record.borrowed)
-            return record.ready and rests and free
-
-        if worker := self._worker(which, idle):
+        elif what == "retires" and worker.is_idle():
             self.world.loom.on_worker_retired(worker.record)
-            self.world.workers.remove(worker)
-            self.world.settle()
-
-    @rule()
-    def look_for_long_tasks(self) -> None:
-        self.world.loom.check_progress()
-        self.world.check()
+            workers.remove(worker)
+        elif what == "loop" and len(workers) < 6:
+            self.world.spawn(LOOP)
+        else:
+            self.world.loom.check_progress()
+        self.world.settle()
 
     # -- what must always hold ----------------------------------------------------------------
 
@@ -230,6 +226,9 @@ class Session(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         world = self.world
+        for record in self.threads:
+            if record.number in world.loom.workers:
+                world.unblock(record)
         world.run_kindly()
         left = [node for node in self.nodes if node.state not in TERMINAL]
         assert not left, f"never ended: {left}"
@@ -245,19 +244,16 @@ class Session(RuleBasedStateMachine):
     def _some(self, picks: list[int]) -> list[ObjectRecord]:
         return [self.refs[index % len(self.refs)] for index in picks if self.refs]
 
-    def _worker(self, which: int, fits: Any) -> Worker | None:
-        fitting = [worker for worker in self.world.workers if fits(worker)]
-        return fitting[which % len(fitting)] if fitting else None
+    def _workers(self, fits: Callable[[Worker], bool]) -> list[Worker]:
+        return [worker for worker in self.world.workers if fits(worker)]
+
+    def _forget_thread(self, worker: Worker) -> None:
+        if worker.record in self.threads:
+            self.threads.remove(worker.record)
 
     @staticmethod
     def _is_older(record: ObjectRecord, node: Node) -> bool:
         return record.producer is not None and record.producer.order < node.order
-
-    @staticmethod
-    def _reads(worker: Worker) -> bool:
-        """A PROCESS worker reads its data stream only when it has nothing else to do."""
-        busy = bool(worker.running) and not worker.waits_for_reply
-        return worker.is_loop or not (busy or worker.queue)
 
 
 Session.TestCase.settings = settings(

@@ -593,7 +593,7 @@ def test_a_child_that_nobody_waits_for_does_not_hide_the_one_that_is_waited_for(
     waited_for = core.submit(parent=parent)
     worker = parent.worker
     assert worker is not None
-    waited_for.outputs[0].waiters = [lambda _record: core.loom.on_unblocked(worker)]
+    core.watch(waited_for, then=lambda: core.loom.on_unblocked(worker))
     core.block(worker, parent)
     core.schedule()
     assert forgotten.state is S.FAILED
@@ -609,7 +609,7 @@ def test_no_more_tasks_fail_than_it_takes_to_go_on() -> None:
     others = [core.submit() for _ in range(3)]
     worker = parent.worker
     assert worker is not None
-    waited_for.outputs[0].waiters = [lambda _record: core.loom.on_unblocked(worker)]
+    core.watch(waited_for, then=lambda: core.loom.on_unblocked(worker))
     core.block(worker, parent)
     core.schedule()
     assert waited_for.state is S.FAILED

@@ -77,14 +77,24 @@ class Reactor:
             node = todo.pop()
             if recursive and node.children:
                 todo.extend(node.children.values())
-            self._cancel(node, force=force)
+            self._cancel(node, force=force, recursive=recursive)
 
-    def _cancel(self, node: Node, *, force: bool) -> None:
+    def on_withdraw(self, key: int) -> bool:
+        """Cancel the task that makes ``key`` if no worker has it yet; whether that was so."""
+        record = self.graph.objects.get(key)
+        node = record.producer if record is not None else None
+        if node is None or node.state is NodeState.ASSIGNED:
+            return False
+        self._cancel(node, force=False, recursive=False)
+        return True
+
+    def _cancel(self, node: Node, *, force: bool, recursive: bool) -> None:
         if node.state in TERMINAL:
             return
         worker, seq = node.worker, node.seq
         was_assigned = node.state is NodeState.ASSIGNED
-        node.cancel_asked = True  # children submitted from now on are cancelled at once
+        # Children that are submitted from now on are cancelled at once.
+        node.cancel_asked = node.cancel_asked or recursive
         self._fail(node, self.outbox.cancelled(node), "cancelled")
         if was_assigned:
             # The slot is free only when the worker says so: the node stays in ``inflight``.
@@ -126,7 +136,8 @@ class Reactor:
         if node is None:
             self.late_messages += 1
             return
-        self.times.note(node.spec.function.key, seconds)
+        if error is not None:
+            self.times.note(node.spec.function.key, seconds)
         self._task_left(worker, node)
         if node.state is not NodeState.ASSIGNED:
             return
@@ -306,7 +317,8 @@ class Reactor:
         self.ready.push_front(nodes)
         if seqs and not worker.inflight and worker.number in self.workers:
             self._end_lease(worker)
-            self._scheduler.add_idle(worker)
+            if not worker.pending_requests:
+                self._scheduler.add_idle(worker)
 
     def _task_left(self, worker: WorkerRecord, node: Node) -> None:
         """The worker is through with a node."""

@@ -164,12 +164,33 @@ class Scheduler:
         missing = min(missing, allowed)
         if missing > 0:
             self._loom.outbox.start_workers(WorkerKind.PROCESS, missing)
-        elif not starting and allowed <= 0 and all(w.blocked for w in processes):
-            # Every process belongs to a task that waits, and what they wait for needs one more.
-            for bucket in self._loom.ready.in_order():
-                head = bucket.head()
-                if bucket.kind is WorkerKind.PROCESS and head is not None:
-                    bucket.nodes.popleft()
-                    error = self._loom.outbox.too_deep(head)
-                    self._loom.graph.fail(head, error, "too deep")  # type: ignore[arg-type]
-                    return
+        elif not starting and allowed <= 0:
+            self._fail_what_is_too_deep(processes)
+
+    def _fail_what_is_too_deep(self, processes: list[WorkerRecord]) -> None:
+        """Every process belongs to a task that waits, and what they wait for needs one more.
+
+        Failing a call wakes the task that waits for it, so no more fail than it takes to go on.
+        """
+        while all(worker.blocked for worker in processes) and not self._coroutines_move():
+            heads = (
+                bucket
+                for bucket in self._loom.ready.in_order()
+                if bucket.kind is WorkerKind.PROCESS and self._loom.ledger.fits(bucket.request)
+            )
+            bucket = next(heads, None)
+            head = bucket.head() if bucket is not None else None
+            if bucket is None or head is None:
+                return
+            bucket.nodes.popleft()
+            error = self._loom.outbox.too_deep(head)
+            self._loom.graph.fail(head, error, "too deep")  # type: ignore[arg-type]
+
+    def _coroutines_move(self) -> bool:
+        """True when some coroutine may still bring what others wait for."""
+        return any(
+            not worker.ready
+            or (not worker.stalled and any(not node.waits for node in worker.inflight.values()))
+            for worker in self._loom.workers.values()
+            if worker.kind is WorkerKind.LOOP
+        )

@@ -306,11 +306,16 @@ class Engine:
         self.borrow_key(message[1])
 
     def _on_query(self, worker: WorkerProcess, message: Message) -> None:
-        _, number, name, running = message
-        ledger = self.loom.ledger
-        facts = ledger.describe_total() if name == "cluster_resources" else ledger.describe_free()
+        _, number, name, key, running = message
+        facts: object
+        if name == "withdraw":
+            facts = self.loom.on_withdraw(key)
+        elif name == "cluster_resources":
+            facts = self.loom.ledger.describe_total()
+        else:
+            facts = self.loom.ledger.describe_free()
         reply = (m.REPLY, number, 0, facts)
-        if running:
+        if running > 0:
             self.post(worker, reply)
         else:
             worker.control.send([reply])

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from taskloom._wire.serialization import PLAIN, Payload, explain, pack, pack_plain, unpack
+from taskloom._wire.serialization import (
+    PLAIN,
+    ForeignRefError,
+    Payload,
+    explain,
+    pack,
+    pack_plain,
+    unpack,
+)
 from taskloom.ref import ObjectRef
 
 Holes = tuple[tuple[int | str, int], ...]
@@ -55,6 +63,8 @@ def encode_call(
             dig(keyword, arg)
     try:
         payload, nested = pack((plain, named))
+    except ForeignRefError:
+        raise
     except Exception as error:
         raise _explain(error, args, kwargs, name) from error
     return payload, tuple(holes), refs, nested

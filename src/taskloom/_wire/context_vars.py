@@ -20,7 +20,7 @@ _NOT_CARRIED: Final = frozenset({"asyncio", "anyio", "sniffio", "trio", "uvloop"
 
 _IMMUTABLE: Final = frozenset({str, int, float, bytes, bool, type(None)})
 
-_homes: dict[ContextVar[Any], str | None] = {}  # the module that holds a variable
+_homes: dict[ContextVar[Any], tuple[str, str] | None] = {}
 _tokens: dict[ContextVar[Any], str] = {}
 _by_token: dict[str, ContextVar[Any]] = {}
 
@@ -30,9 +30,9 @@ Loads = Callable[[bytes], Any]
 
 def reduce_context_var(var: ContextVar[Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """How a pickler writes a context variable."""
-    module = _home_of(var)
-    if module is not None:
-        return _var_of_module, (module, var.name)
+    home = _home_of(var)
+    if home is not None:
+        return _var_of_module, home
     token = _tokens.get(var)
     if token is None:
         token = _tokens[var] = f"{var.name}-{os.getpid()}-{id(var)}"
@@ -44,13 +44,16 @@ def reduce_context_var(var: ContextVar[Any]) -> tuple[Callable[..., Any], tuple[
     return _var_of_token, (token, var.name, default)
 
 
-def _home_of(var: ContextVar[Any]) -> str | None:
+def _home_of(var: ContextVar[Any]) -> tuple[str, str] | None:
+    """Module and attribute that hold a variable; None: no module does."""
     if var not in _homes:
         _homes[var] = next(
             (
-                name
-                for name, module in list(sys.modules.items())
-                if name != "__main__" and getattr(module, "__dict__", {}).get(var.name) is var
+                (module_name, attribute)
+                for module_name, module in list(sys.modules.items())
+                if module_name != "__main__"
+                for attribute, value in list(getattr(module, "__dict__", {}).items())
+                if value is var
             ),
             None,
         )
@@ -100,7 +103,7 @@ class ContextPacker:
         pairs: list[tuple[ContextVar[Any], Any]] = []
         for var, value in context.items():
             home = _home_of(var)
-            if home is not None and home.partition(".")[0] in _NOT_CARRIED:
+            if home is not None and home[0].partition(".")[0] in _NOT_CARRIED:
                 continue
             try:
                 self._loads(self._dumps((var, value)))

@@ -17,6 +17,7 @@ from typing import Any, Final
 _HEAD: Final = struct.Struct("<QI")
 _SIZE: Final = struct.Struct("<Q")
 _CHUNK: Final = 256 * 1024
+_FIRST_BYTES: Final = 64 * 1024 * 1024
 MAX_FRAME_BYTES: Final = 1 << 40
 """Longer than any real frame: a length above it means that the stream is broken."""
 
@@ -50,17 +51,20 @@ class FrameReader:
     in it keep; everything smaller is copied out by the pickle module.
     """
 
-    __slots__ = ("_big", "_big_filled", "_filled", "_store")
+    __slots__ = ("_big", "_big_filled", "_big_size", "_filled", "_store")
 
     def __init__(self) -> None:
         self._store = bytearray(_CHUNK)
         self._filled = 0
         self._big: bytearray | None = None
         self._big_filled = 0
+        self._big_size = 0
 
     def buffer(self) -> memoryview:
         """Where the next bytes belong; never empty."""
         if self._big is not None:
+            if self._big_filled == len(self._big):
+                self._big = _grown(self._big, min(self._big_size, 2 * len(self._big)))
             return memoryview(self._big)[self._big_filled :]
         return memoryview(self._store)[self._filled :]
 
@@ -72,7 +76,7 @@ class FrameReader:
         """
         if self._big is not None:
             self._big_filled += count
-            if self._big_filled < len(self._big):
+            if self._big_filled < self._big_size:
                 return []
             frame, self._big = self._big, None
             return [_decode(memoryview(frame), keep=True)]
@@ -90,7 +94,9 @@ class FrameReader:
             end = start + _HEAD.size + length
             if end > filled:
                 if end - start > len(self._store):
-                    self._big = bytearray(end - start)
+                    # Memory grows with what has arrived, not with what was announced.
+                    self._big_size = end - start
+                    self._big = bytearray(min(self._big_size, _FIRST_BYTES))
                     self._big[: filled - start] = view[start:filled]
                     self._big_filled = filled - start
                     start = filled
@@ -103,6 +109,12 @@ class FrameReader:
                 self._store[:rest] = bytes(view[start:filled])
             self._filled = rest
         return batches
+
+
+def _grown(buffer: bytearray, size: int) -> bytearray:
+    grown = bytearray(size)
+    grown[: len(buffer)] = buffer
+    return grown
 
 
 def _decode(frame: memoryview, *, keep: bool) -> list[Message]:

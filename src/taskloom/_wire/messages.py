@@ -71,7 +71,7 @@ RELEASE: Final = 41
 CANCEL: Final = 42
 # (PIN, key)
 PIN: Final = 43
-# (QUERY, request, name, running)    -> a dict of facts
+# (QUERY, request, name, key or 0, running)    -> facts; "withdraw": True or False
 QUERY: Final = 44
 # FUNCTION and SPEC also go up, for what workers submit; SPEC up is
 # (SPEC, number, function key, function name, module, coroutine, task name, num_returns,

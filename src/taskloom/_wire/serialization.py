@@ -66,6 +66,10 @@ def _repack(data: Any, buffers: Sequence[Any]) -> Packed:
 Payload = bytes | Packed
 
 
+class ForeignRefError(ValueError):
+    """A value contains a ref of another session."""
+
+
 class _ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
     """cloudpickle, plus refs by key and context variables by name."""
 
@@ -78,6 +82,8 @@ class _ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle i
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
         if kind is ObjectRef and obj._home is not None:
+            if obj._home is not _current.peek():
+                raise ForeignRefError(f"{obj!r} does not belong to this session")
             self.refs.append(obj)
             return _load_ref, (obj._key,)
         if kind is ContextVar:

@@ -13,7 +13,14 @@ from taskloom._wire.calls import encode_call
 from taskloom._wire.context_vars import ContextPacker
 from taskloom._wire.known import Known
 from taskloom._wire.remote_errors import Failure
-from taskloom._wire.serialization import dumps, explain, loads, pack, unpack
+from taskloom._wire.serialization import (
+    ForeignRefError,
+    dumps,
+    explain,
+    loads,
+    pack,
+    unpack,
+)
 from taskloom._worker.link import Link
 from taskloom.backends.base import ExecutionContext
 from taskloom.exceptions import GetTimeoutError
@@ -102,6 +109,8 @@ class WorkerBackend:
     def put(self, value: object) -> ObjectRef[object]:
         try:
             payload, contained = pack(value)
+        except ForeignRefError:
+            raise
         except Exception as error:
             raise explain(error, value, "the value given to put()", "value") from error
         key = self._mint.next_task() + 1
@@ -187,6 +196,11 @@ class WorkerBackend:
     def cancel(self, ref: ObjectRef[object], *, force: bool, recursive: bool) -> None:
         self._link.post_soon((m.CANCEL, self._check(ref)._key, force, recursive))
 
+    def withdraw(self, ref: ObjectRef[object]) -> bool:
+        with self._shield():
+            answer = self._link.ask(m.QUERY, "withdraw", self._check(ref)._key)
+        return bool(answer)
+
     def adopt(self, key: int) -> ObjectRef[object]:
         return ObjectRef(key, self, self._link.borrow(key, announce=True))
 
@@ -204,7 +218,7 @@ class WorkerBackend:
 
     def _query(self, name: str) -> dict[str, float]:
         with self._shield():
-            answer: dict[str, float] = self._link.ask(m.QUERY, name)
+            answer: dict[str, float] = self._link.ask(m.QUERY, name, 0)
         return answer
 
     def context(self) -> ExecutionContext:

@@ -7,7 +7,6 @@ talks to.  All methods may be called from any thread unless they say otherwise.
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 from taskloom._spec import TaskSpec
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from taskloom.ref import ObjectRef
 
 
@@ -76,6 +77,9 @@ class Backend(Protocol):
 
     def cancel(self, ref: ObjectRef[object], *, force: bool, recursive: bool) -> None:
         """Cancel the task that makes ``ref``; nothing happens when it is done."""
+
+    def withdraw(self, ref: ObjectRef[object]) -> bool:
+        """Cancel the task if no worker has it yet; whether that was so."""
 
     def is_done(self, ref: ObjectRef[object]) -> bool:
         """True when :meth:`result` answers without waiting.  Never blocks."""

@@ -244,6 +244,11 @@ class InlineBackend:
         """Nothing to do: whatever has a ref is done."""
         self._record(ref)
 
+    def withdraw(self, ref: ObjectRef[object]) -> bool:
+        """Never: whatever has a ref is done."""
+        self._record(ref)
+        return False
+
     def is_canceled(self) -> bool:
         """Never: nobody has a ref to a running task."""
         return False

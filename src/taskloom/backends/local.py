@@ -20,7 +20,14 @@ from taskloom._pool.zygote_handle import Surroundings
 from taskloom._spec import TaskSpec
 from taskloom._wire.calls import encode_call
 from taskloom._wire.context_vars import ContextPacker
-from taskloom._wire.serialization import dumps, explain, loads, pack, unpack
+from taskloom._wire.serialization import (
+    ForeignRefError,
+    dumps,
+    explain,
+    loads,
+    pack,
+    unpack,
+)
 from taskloom.backends.base import ExecutionContext
 from taskloom.exceptions import GetTimeoutError, InternalError, ObjectLostError
 from taskloom.ref import ObjectRef
@@ -94,6 +101,7 @@ class LocalBackend:
         engine.close()
         portal.finish()
         loop.close()
+        self._loop = None  # no cycle may keep descriptors until a garbage collection
 
     def _on_loop_error(self, _loop: AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -125,6 +133,8 @@ class LocalBackend:
     def put(self, value: object) -> ObjectRef[object]:
         try:
             payload, contained = pack(value)
+        except ForeignRefError:
+            raise
         except Exception as error:
             raise explain(error, value, "the value given to put()", "value") from error
         record = ObjectRecord(self._next_task() + 1)
@@ -216,6 +226,10 @@ class LocalBackend:
 
     def cancel(self, ref: ObjectRef[object], *, force: bool, recursive: bool) -> None:
         self._post(self._engine.cancel, (self._check(ref)._key, force, recursive))
+
+    def withdraw(self, ref: ObjectRef[object]) -> bool:
+        key = self._check(ref)._key
+        return bool(self._portal.call(lambda: self._engine.loom.on_withdraw(key)))
 
     def adopt(self, key: int) -> ObjectRef[object]:
         record = self._engine.loom.graph.objects.get(key)
