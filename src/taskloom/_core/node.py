@@ -146,6 +146,7 @@ class WorkerRecord:
     """
 
     __slots__ = (
+        "asked_back",
         "borrowed",
         "inflight",
         "kind",
@@ -169,6 +170,7 @@ class WorkerRecord:
         self.pending_requests = 0  # get and wait calls of its tasks that are not answered
         self.stalled = 0  # blocking calls that keep the event loop of a LOOP worker from turning
         self.window = 0  # how many it may have in flight, given what it has already
+        self.asked_back = 0  # the lowest outstanding seq when it was asked to give back
         self.last_progress = 0  # the lowest outstanding seq when the engine last looked
         self.borrowed: dict[int, ObjectRecord] = {}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from taskloom._core.node import Node
 from taskloom._spec import FunctionKey
 
 BUDGET_S: Final = 0.001
@@ -46,3 +47,17 @@ class RunTimes:
     def window(self, function: FunctionKey) -> int:
         """How many calls of a function one worker may have in flight."""
         return self._windows.get(function, 1)
+
+
+def is_heavy(node: Node) -> bool:
+    """True when the arguments of a call are large: then it travels alone.
+
+    Large payloads say so; the core knows no more of them.
+    """
+    args = node.args
+    if type(args) is not bytes and getattr(args, "is_large", False):
+        return True
+    return any(
+        type(dep.outcome) is not bytes and getattr(dep.outcome, "is_large", False)
+        for dep in node.deps
+    )

@@ -285,7 +285,8 @@ class Reactor:
                 continue
             queued = True
             oldest = next(iter(worker.inflight))
-            if oldest == worker.last_progress:
+            if oldest == worker.last_progress and worker.asked_back != oldest:
+                worker.asked_back = oldest  # once is enough
                 self.outbox.take_back(worker)
             worker.last_progress = oldest
         return queued

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from taskloom._core.node import Node, WorkerKind, WorkerRecord
-from taskloom._core.placement import LOOP_CAPACITY
+from taskloom._core.placement import LOOP_CAPACITY, is_heavy
 from taskloom._core.ready_queue import Bucket
 from taskloom._core.resources import Allocation, Request
 from taskloom._core.states import NodeState
@@ -98,7 +98,7 @@ class Scheduler:
         while self._idle and (node := bucket.head()) is not None and ledger.fits(request):
             worker = self._idle.pop()
             worker.lease = ledger.acquire(request)
-            worker.window = self._loom.times.window(node.spec.function.key)
+            worker.window = self._window(node)
             self._leased.setdefault(request, {})[worker.number] = worker
             self._hand(worker, node, bucket)
         leased = self._leased.get(request)
@@ -115,14 +115,16 @@ class Scheduler:
             self._top_up(worker, bucket, share)
 
     def _top_up(self, worker: WorkerRecord, bucket: Bucket, share: int) -> None:
-        window_of = self._loom.times.window
         while share > 0 and (node := bucket.head()) is not None:
-            window = min(worker.window, window_of(node.spec.function.key))
+            window = min(worker.window, self._window(node))
             if window <= len(worker.inflight):
                 return
             worker.window = window
             self._hand(worker, node, bucket)
             share -= 1
+
+    def _window(self, node: Node) -> int:
+        return 1 if is_heavy(node) else self._loom.times.window(node.spec.function.key)
 
     def _place_coroutines(self, bucket: Bucket) -> None:
         ledger, request = self._loom.ledger, bucket.request

@@ -7,6 +7,7 @@ They have no pickle of their own.  One that a module holds is found there again;
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import warnings
 from collections.abc import Callable
@@ -81,7 +82,8 @@ class ContextPacker:
     def __init__(self, dumps: Dumps, loads: Loads) -> None:
         self._dumps = dumps
         self._loads = loads
-        self._last: tuple[dict[ContextVar[Any], Any], bytes | None] = ({}, None)
+        self._last: tuple[list[object], bytes | None] = ([], None)
+        self._left_out: dict[ContextVar[Any], Any] = {}  # with the value that could not travel
         self._warned: set[str] = set()
 
     def pack(self) -> bytes | None:
@@ -89,25 +91,39 @@ class ContextPacker:
         context = copy_context()
         if not context:
             return None
-        last, blob = self._last
-        if len(last) == len(context) and all(
-            last.get(var, _MISSING) is value and type(value) in _IMMUTABLE
-            for var, value in context.items()
-        ):
-            return blob
-        blob = self._pack(context)
-        self._last = (dict(context), blob)
+        print_ = self._fingerprint(context)
+        known, blob = self._last
+        if print_ != known:
+            blob = self._pack(context)
+            self._last = (self._fingerprint(context), blob)
         return blob
+
+    def _fingerprint(self, context: Context) -> list[object]:
+        """Equal for contexts that pack to the same bytes; cheap, as it is made for each call."""
+        prints: list[object] = []
+        for var, value in context.items():
+            kind = type(value)
+            prints.append(var)
+            if kind in _IMMUTABLE:
+                prints += (kind, value)
+            elif self._left_out.get(var, _MISSING) is not value:
+                try:
+                    prints.append(pickle.dumps(value, 5))  # it may have been changed in place
+                except Exception:
+                    prints.append(object())  # equal to nothing: pack anew
+        return prints
 
     def _pack(self, context: Context) -> bytes | None:
         pairs: list[tuple[ContextVar[Any], Any]] = []
         for var, value in context.items():
             home = _home_of(var)
             if home is not None and home[0].partition(".")[0] in _NOT_CARRIED:
+                self._left_out[var] = value
                 continue
             try:
                 self._loads(self._dumps((var, value)))
             except Exception as error:  # a stranger's value: the call goes on without it
+                self._left_out[var] = value
                 self._warn(var.name, error)
             else:
                 pairs.append((var, value))

@@ -43,6 +43,8 @@ class Packed:
 
     __slots__ = ("buffers", "data")
 
+    is_large = True  # what the scheduler asks: see ``_core/placement``
+
     def __init__(self, data: Any, buffers: Sequence[Any]) -> None:
         self.data = data
         self.buffers = buffers

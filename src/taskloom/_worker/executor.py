@@ -176,8 +176,8 @@ class Executor:
         start = perf_counter()
         try:
             function = self._functions.get(spec)
+            start = perf_counter()  # what it costs each time, arguments and result included
             args, kwargs = decode_call(payload, holes, fills)
-            start = perf_counter()
             context = Context() if context_blob is None else self._context(context_blob)
             self._interruptible = seq
             if seq in self._cancelled:  # while its arguments were unpickled
@@ -185,8 +185,8 @@ class Executor:
             value = context.run(function, *args, **kwargs)
             self._interruptible = 0
             del args, kwargs
-            spec.last_s = seconds = perf_counter() - start
-            message = answer_of(seq, spec, value, seconds)
+            message = answer_of(seq, spec, value, start)
+            spec.last_s = message[4]
             del value
         except BaseException as error:
             self._interruptible = 0
@@ -256,8 +256,8 @@ class Executor:
             self._interruptible = 0
 
 
-def answer_of(seq: int, spec: Spec, value: object, seconds: float) -> Message:
-    """The DONE message for what a task returned.
+def answer_of(seq: int, spec: Spec, value: object, start: float) -> Message:
+    """The DONE message for what a task that began at ``start`` returned.
 
     Raises:
         TypeError: the value cannot be pickled; the text names the path to the member.
@@ -265,11 +265,12 @@ def answer_of(seq: int, spec: Spec, value: object, seconds: float) -> Message:
     """
     if spec.num_returns == 1:
         payload, keys = _pack_return(value, spec)
-        return (m.DONE, seq, payload, keys or None, seconds)
+        return (m.DONE, seq, payload, keys or None, perf_counter() - start)
     packed = [
         _pack_return(item, spec) for item in split_returns(value, spec.num_returns, spec.name)
     ]
-    return (m.DONE, seq, [p for p, _ in packed], [keys for _, keys in packed], seconds)
+    payloads, contained = [p for p, _ in packed], [keys for _, keys in packed]
+    return (m.DONE, seq, payloads, contained, perf_counter() - start)
 
 
 def _pack_return(value: object, spec: Spec) -> tuple[Payload, tuple[int, ...]]:

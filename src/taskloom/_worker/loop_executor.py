@@ -105,7 +105,7 @@ class LoopExecutor:
         start = perf_counter()
         try:
             value = await function(*args, **kwargs)
-            message = answer_of(seq, spec, value, perf_counter() - start)
+            message = answer_of(seq, spec, value, start)
         except asyncio.CancelledError as error:
             seconds = perf_counter() - start
             if current.cancelled:
