@@ -8,7 +8,6 @@ import time
 from types import ModuleType
 
 import pytest
-
 from tests.gates import Gate, eventually
 
 try:
@@ -22,7 +21,7 @@ def gate(tmp_path):
     return Gate(tmp_path)
 
 
-# -- coroutines in workers ------------------------------------------------------------------------
+# -- coroutines in workers ----------------------------------------------------------------------
 
 
 def test_a_coroutine_function_is_a_task_REM_10(tl: ModuleType):
@@ -230,7 +229,7 @@ def test_background_work_of_a_coroutine_goes_on_after_it(tl, gate):
     gate.wait_for("later")
 
 
-# -- the driver's loop -------------------------------------------------------------------------------
+# -- the driver's loop --------------------------------------------------------------------------
 
 RUNNERS = {"asyncio": asyncio.new_event_loop}
 if uvloop:
@@ -326,7 +325,7 @@ async def test_run_in_executor_takes_the_executor(tl):
     assert os.getpid() not in pids
 
 
-# -- cancelling an await ---------------------------------------------------------------------------------
+# -- cancelling an await ------------------------------------------------------------------------
 
 
 async def test_a_ref_variable_that_lives_keeps_the_task_when_its_await_is_cancelled_REF_4(tl, gate):
@@ -342,5 +341,3 @@ async def test_a_ref_variable_that_lives_keeps_the_task_when_its_await_is_cancel
     gate.open()
 
     assert await ref == "value"
-
-

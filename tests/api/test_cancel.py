@@ -8,9 +8,9 @@ import time
 from types import ModuleType
 
 import pytest
+from tests.gates import Gate, eventually
 
 from taskloom.exceptions import RayError, TaskCancelledError, WorkerCrashedError
-from tests.gates import Gate, eventually
 
 
 @pytest.fixture
@@ -21,10 +21,12 @@ def gate(tmp_path):
 def free_again(tl: ModuleType) -> bool:
     """All CPUs come back, and the pool still works."""
     f = tl.remote(num_cpus=0)(lambda: 1)
-    return eventually(lambda: tl.available_resources().get("CPU") == 2.0) and tl.get(f.remote()) == 1
+    return (
+        eventually(lambda: tl.available_resources().get("CPU") == 2.0) and tl.get(f.remote()) == 1
+    )
 
 
-# -- one task --------------------------------------------------------------------------------------
+# -- one task -----------------------------------------------------------------------------------
 
 
 def test_a_task_that_waits_for_a_cpu_never_runs_CAN_1(tl, gate):
@@ -258,7 +260,7 @@ def test_each_of_many_returns_is_cancelled_CAN_1(tl, gate):
     assert free_again(tl)
 
 
-# -- coroutines ------------------------------------------------------------------------------------
+# -- coroutines ---------------------------------------------------------------------------------
 
 
 def test_a_coroutine_gets_a_cancelled_error_CAN_1(tl, gate):
@@ -303,7 +305,7 @@ def test_force_on_a_coroutine_leaves_its_neighbours_alone_CAN_1(tl, gate):
     assert gate.count("neighbour") == 1
 
 
-# -- children ----------------------------------------------------------------------------------------
+# -- children -----------------------------------------------------------------------------------
 
 
 def test_the_children_of_a_cancelled_task_are_cancelled_CAN_2(tl, gate):

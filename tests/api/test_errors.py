@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.gates import Gate
 
 from taskloom import exceptions as errors
 from taskloom.exceptions import (
@@ -23,7 +24,6 @@ from taskloom.exceptions import (
     TaskUnschedulableError,
     WorkerCrashedError,
 )
-from tests.gates import Gate
 
 
 @pytest.fixture
@@ -283,7 +283,7 @@ def test_what_can_never_run_fails_at_once_ERR_10(tl, options):
     assert next(iter(options.get("resources", {"": 0}))) in text
 
 
-# -- exceptions that are hard to send -------------------------------------------------------------------
+# -- exceptions that are hard to send -----------------------------------------------------------
 
 
 def test_an_exception_whose_init_wants_more_arrives_as_its_class(tl):
@@ -375,7 +375,9 @@ def test_what_would_stop_the_caller_is_a_task_error_only(tl, error):
 
 
 @pytest.mark.parametrize(
-    "error", [asyncio.CancelledError(), SystemExit(3), KeyboardInterrupt(), StopIteration(1)], ids=repr
+    "error",
+    [asyncio.CancelledError(), SystemExit(3), KeyboardInterrupt(), StopIteration(1)],
+    ids=repr,
 )
 async def test_the_same_from_a_coroutine(tl, error):
     @tl.remote

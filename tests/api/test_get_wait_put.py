@@ -10,9 +10,9 @@ import warnings
 from types import ModuleType
 
 import pytest
+from tests.gates import Gate
 
 from taskloom.exceptions import BlockingGetWarning, GetTimeoutError
-from tests.gates import Gate
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def gate(tmp_path):
     return Gate(tmp_path)
 
 
-# -- get -----------------------------------------------------------------------------------------
+# -- get ----------------------------------------------------------------------------------------
 
 
 def test_values_come_in_the_order_of_the_refs_GET_1(tl: ModuleType, gate):
@@ -175,22 +175,22 @@ except KeyboardInterrupt:
     assert done.stdout == "interrupted\n", done.stderr
 
 
-def test_a_blocking_get_in_a_coroutine_works_and_warns_once_for_the_line_GET_7(tl):
+def test_a_blocking_get_in_a_coroutine_works_and_warns_once_for_each_line_GET_7(tl):
     f = tl.remote(lambda x: x)
 
     async def main():
-        values = []
-        for n in range(3):
-            values.append(tl.get(f.remote(n)))
-        return values
+        return [
+            tl.get(f.remote(0)),
+            *(tl.get(f.remote(n)) for n in (1, 2)),
+        ]
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert asyncio.run(main()) == [0, 1, 2]
     blocking = [w for w in caught if issubclass(w.category, BlockingGetWarning)]
-    assert len(blocking) == 1
-    line = main.__code__.co_firstlineno + 3
-    assert f"{__file__}:{line}" in str(blocking[0].message)
+    first = main.__code__.co_firstlineno
+    assert [w.lineno - first for w in blocking] == [2, 3]
+    assert f"{__file__}:{first + 2}" in str(blocking[0].message)
     assert blocking[0].filename == __file__
 
 
@@ -227,7 +227,7 @@ def test_get_works_in_many_threads_at_once(tl):
     assert answers == [list(range(50))] * 8
 
 
-# -- put -----------------------------------------------------------------------------------------
+# -- put ----------------------------------------------------------------------------------------
 
 
 def test_put_keeps_a_snapshot_PUT_1(tl):
@@ -293,7 +293,7 @@ def test_a_ref_inside_a_pending_tasks_argument_keeps_its_object_PUT_2(tl, gate):
     assert tl.get(ref) == "kept"
 
 
-# -- wait ----------------------------------------------------------------------------------------
+# -- wait ---------------------------------------------------------------------------------------
 
 
 def test_wait_returns_at_most_what_was_asked_for_in_the_order_of_the_list_WAIT_1(tl):

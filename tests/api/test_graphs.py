@@ -7,9 +7,9 @@ import sys
 from types import ModuleType
 
 import pytest
+from tests.gates import Gate
 
 from taskloom.exceptions import TaskCancelledError
-from tests.gates import Gate
 
 LARGE = 100_000
 

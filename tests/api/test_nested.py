@@ -7,9 +7,9 @@ import threading
 from types import ModuleType
 
 import pytest
+from tests.gates import Gate, eventually
 
 from taskloom.exceptions import NestedDepthError
-from tests.gates import Gate, eventually
 
 SESSION = {"num_cpus": 1}
 

@@ -8,7 +8,6 @@ from types import ModuleType
 
 import psutil
 import pytest
-
 from tests.gates import Gate, eventually
 
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from tests.gates import Gate, eventually
 
 from taskloom import _current
 from taskloom._core import invariants
 from taskloom.exceptions import ObjectLostError, RayTaskError, TaskCancelledError
-from tests.gates import Gate, eventually
 
 try:
     import uvloop
@@ -44,7 +44,7 @@ def kept_objects() -> int:
     return in_engine(lambda loom: len(loom.graph.objects))
 
 
-# -- identity --------------------------------------------------------------------------------------
+# -- identity -----------------------------------------------------------------------------------
 
 
 def test_a_ref_looks_as_in_ray_REF_1(tl: ModuleType):
@@ -97,7 +97,7 @@ def test_a_nil_ref_cannot_be_fetched_REF_1(tl):
         tl.get(tl.ObjectRef.nil())
 
 
-# -- await ------------------------------------------------------------------------------------------
+# -- await --------------------------------------------------------------------------------------
 
 LOOPS = [asyncio.new_event_loop] + ([uvloop.new_event_loop] if uvloop else [])
 
@@ -178,7 +178,7 @@ def test_a_task_awaits_in_a_loop_of_its_own_REF_2(tl):
     assert tl.get(outer.remote()) == [1, 2, 3]
 
 
-# -- asyncio's combinators -------------------------------------------------------------------------------
+# -- asyncio's combinators ----------------------------------------------------------------------
 
 
 async def test_gather_of_refs_REF_3(tl):
@@ -294,7 +294,7 @@ def test_trio_awaits_a_ref_REF_2(tl, gate):
     assert trio.run(main) is None
 
 
-# -- futures -----------------------------------------------------------------------------------------
+# -- futures ------------------------------------------------------------------------------------
 
 
 def test_futures_of_refs_work_with_concurrent_futures_REF_5(tl, gate):
@@ -337,7 +337,7 @@ def test_the_future_keeps_the_object_when_the_ref_is_gone_REF_5(tl, gate):
     assert future.result(20) == "value"
 
 
-# -- lifetime ------------------------------------------------------------------------------------------
+# -- lifetime -----------------------------------------------------------------------------------
 
 
 def test_objects_go_with_their_last_ref_REF_6(fresh):
@@ -355,6 +355,7 @@ def test_objects_go_with_their_last_ref_REF_6(fresh):
 
 def test_objects_made_and_kept_by_workers_go_too_REF_6(fresh):
     fresh.init(num_cpus=2)
+
     @fresh.remote
     def outer(box):
         import taskloom
@@ -388,16 +389,16 @@ def test_an_object_lives_while_a_task_that_needs_it_waits_REF_6(tl, gate):
 
 
 def test_a_ref_captured_by_a_function_keeps_its_object_REF_6(tl):
-    ref = tl.put("captured")
+    def make(ref):
+        @tl.remote
+        def f():
+            import taskloom
 
-    @tl.remote
-    def f():
-        import taskloom
+            return taskloom.get(ref)
 
-        return taskloom.get(ref)
+        return f
 
-    assert tl.get(f.remote()) == "captured"
-    del ref
+    f = make(tl.put("captured"))
     gc.collect()
     assert tl.get([f.remote() for _ in range(4)]) == ["captured"] * 4
 

@@ -64,10 +64,10 @@ if __name__ == '__main__':
 	print(f'Final answer is {final_answer}')
 	ray.shutdown()
 
-"""  # noqa: E101, W191, W293  # as it was written, tabs and all
+"""  # noqa: W293  # as it was written, tabs and all
 
 # The cells of a notebook, one after another.
-OVERVIEW = '''\
+OVERVIEW = """\
 from itertools import product
 
 Matrix = list[list[int]]
@@ -131,7 +131,7 @@ object_refs = [expensive_computation.remote(size) for _ in range(n_runs)]
 results = ray.get(object_refs)
 expected_result = size**3
 assert sum(results) == n_runs * expected_result
-'''  # noqa: W291
+"""  # noqa: W291
 
 
 def smaller(program: str) -> str:
@@ -140,9 +140,9 @@ def smaller(program: str) -> str:
 
 
 def with_taskloom(program: str) -> str:
-    return program.replace("import ray\nfrom ray import", "import taskloom as ray\nfrom taskloom import").replace(
-        "import ray\n", "import taskloom as ray\n"
-    )
+    return program.replace(
+        "import ray\nfrom ray import", "import taskloom as ray\nfrom taskloom import"
+    ).replace("import ray\n", "import taskloom as ray\n")
 
 
 def unmodified(path: Path) -> str:

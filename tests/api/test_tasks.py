@@ -9,13 +9,13 @@ from functools import partial
 from types import ModuleType
 
 import pytest
+from tests.gates import Gate
 
 from taskloom.exceptions import (
     RayTaskError,
     TaskUnschedulableError,
     WorkerCrashedError,
 )
-from tests.gates import Gate
 
 SESSION = {"num_cpus": 2, "resources": {"db": 1}}
 
@@ -25,7 +25,7 @@ def gate(tmp_path):
     return Gate(tmp_path)
 
 
-# -- the decorator and the call ----------------------------------------------------------------
+# -- the decorator and the call -----------------------------------------------------------------
 
 
 def test_all_forms_of_the_decorator_run_in_a_worker_REM_1(tl: ModuleType):
@@ -106,9 +106,9 @@ def test_defaults_keywords_and_stars_arrive_as_in_a_plain_call_REM_3(tl):
 def test_options_run_the_same_function_with_other_settings_REM_4(tl):
     @tl.remote(num_cpus=1)
     def asked():
-        return tl_context().get_assigned_resources()
+        import taskloom
 
-    from taskloom import get_runtime_context as tl_context
+        return taskloom.get_runtime_context().get_assigned_resources()
 
     assert tl.get(asked.remote()) == {"CPU": 1.0}
     assert tl.get(asked.options(num_cpus=0.5).remote()) == {"CPU": 0.5}
@@ -250,7 +250,9 @@ def test_other_words_for_the_number_of_returns_are_a_type_error_REM_6(tl):
 
 
 @pytest.mark.parametrize(
-    "make", [tuple, list, iter, lambda items: (i for i in items)], ids=["tuple", "list", "it", "gen"]
+    "make",
+    [tuple, list, iter, lambda items: (i for i in items)],
+    ids=["tuple", "list", "it", "gen"],
 )
 def test_each_of_several_returns_has_a_ref_of_its_own_REM_7(tl, make):
     @tl.remote(num_returns=3)
@@ -303,7 +305,7 @@ def test_a_call_without_returns_still_runs_REM_7(tl, gate):
     gate.wait_for("ran")
 
 
-# -- dependencies --------------------------------------------------------------------------------
+# -- dependencies -------------------------------------------------------------------------------
 
 
 def test_refs_as_arguments_arrive_as_values_and_refs_inside_stay_refs_REM_8(tl):
@@ -397,7 +399,7 @@ def test_a_dependent_of_a_ref_that_failed_long_ago_fails_at_once_REM_9(tl):
         tl.get(tl.remote(lambda x: x).remote(failed))
 
 
-# -- functions as code ------------------------------------------------------------------------------
+# -- functions as code --------------------------------------------------------------------------
 
 
 def test_a_function_keeps_what_it_captured_at_its_first_call_REM_13(run_driver):
@@ -479,7 +481,7 @@ def test_a_remote_function_is_a_value_REM_21(tl):
     assert tl.get(tl.get(tl.put(double)).remote(3)) == 6
 
 
-# -- failures and attempts ------------------------------------------------------------------------------
+# -- failures and attempts ----------------------------------------------------------------------
 
 
 def test_a_task_whose_worker_dies_is_tried_again_REM_16(tl, gate):
@@ -602,7 +604,7 @@ def test_name_is_what_the_context_says_REM_19(tl):
     assert tl.get(f.options(name="otherwise").remote()) == ("otherwise", "f")
 
 
-# -- fire and forget ------------------------------------------------------------------------------------
+# -- fire and forget ----------------------------------------------------------------------------
 
 
 def test_a_task_whose_ref_is_dropped_still_runs_REM_20(tl, gate):
@@ -665,7 +667,7 @@ ray.get(ray.remote(lambda: 1).remote())
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# -- the worker as a process ----------------------------------------------------------------------------
+# -- the worker as a process --------------------------------------------------------------------
 
 
 def test_the_number_of_threads_follows_the_cpus_asked_for_REM_22(run_driver):
@@ -746,7 +748,7 @@ print(ray.get(look.remote()))
     assert done.stdout == f"{expected}\n", done.stderr
 
 
-# -- bad input --------------------------------------------------------------------------------------------
+# -- bad input ----------------------------------------------------------------------------------
 
 
 def test_an_argument_that_cannot_be_pickled_names_its_member_at_the_call(tl, gate):
@@ -795,7 +797,18 @@ def test_values_of_every_size_travel_both_ways(tl):
 def test_kinds_of_values_are_kept(tl):
     echo = tl.remote(lambda x: x)
     shared = [1, 2]
-    values = [None, True, 1 << 100, 1.5, 2j, "text \N{SNOWMAN}", b"b", bytearray(b"c"), {1}, {"a": ()}]
+    values = [
+        None,
+        True,
+        1 << 100,
+        1.5,
+        2j,
+        "text \N{SNOWMAN}",
+        b"b",
+        bytearray(b"c"),
+        {1},
+        {"a": ()},
+    ]
 
     assert tl.get([echo.remote(value) for value in values]) == values
     assert type(tl.get(echo.remote(bytearray(b"x")))) is bytearray

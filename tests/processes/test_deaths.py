@@ -15,7 +15,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from tests.gates import Gate, eventually
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -54,10 +53,12 @@ def drive(run_driver):
     return drive
 
 
-# -- a worker dies (rows 1-9) ------------------------------------------------------------------------
+# -- a worker dies (rows 1-9) -------------------------------------------------------------------
 
 
-def test_a_worker_that_is_killed_costs_its_task_an_attempt_and_nobody_else_FAULTS_1(drive, tmp_path):
+def test_a_worker_that_is_killed_costs_its_task_an_attempt_and_nobody_else_FAULTS_1(
+    drive, tmp_path
+):
     lines = drive(
         """
 path = sys.argv[1]
@@ -249,13 +250,13 @@ print(outcome(good.remote(1)).splitlines()[0])
     assert lines[0].startswith("WorkerStartupError")
 
 
-# -- the driver dies (rows 21-26) ---------------------------------------------------------------------
+# -- the driver dies (rows 21-26) ---------------------------------------------------------------
 
 WORK = {
     "idle": "ray.get(good.remote(1))",
     "busy": "refs = [ray.remote(spin).remote() for _ in range(2)]",
     "asleep": "refs = [ray.remote(time.sleep).remote(1000) for _ in range(2)]",
-    "in C": "refs = [ray.remote(lambda: ctypes.PyDLL(None).sleep(1000)).remote() for _ in range(2)]",
+    "in C": "refs = [ray.remote(hold_the_gil).remote() for _ in range(2)]",
     "coroutines": "refs = [ray.remote(snooze).remote() for _ in range(20)]",
     "just started": "",
 }
@@ -302,6 +303,9 @@ def test_no_worker_outlives_a_driver_that_is_killed_FAULTS_21(driver, work):
     process, children = driver(f"""
 def spin():
     while True: pass
+
+def hold_the_gil():
+    ctypes.PyDLL(None).sleep(1000)
 
 async def snooze():
     import asyncio
@@ -388,7 +392,7 @@ raise RuntimeError("the program's own")
     [
         "import atexit; atexit.register(last)",
         "import weakref; keep = type('K', (), {})(); weakref.finalize(keep, last)",
-        "keep = type('K', (), {'__del__': lambda self: last()})(); sys.keep = keep",
+        "keep = type('K', (), {'__del__': lambda self, last=last: last()})()",
     ],
     ids=["atexit", "finalize", "del"],
 )
@@ -413,7 +417,7 @@ def last(write=os.write):
     assert len(done.stdout.split()) == 2
 
 
-# -- signals and terminals (rows 27, 33, 35) -------------------------------------------------------------
+# -- signals and terminals (rows 27, 33, 35) ----------------------------------------------------
 
 
 def test_ctrl_c_on_a_terminal_reaches_the_driver_only_FAULTS_27(tmp_path):
@@ -597,7 +601,7 @@ print(ray.get(fork.remote()), ray.get(spawn.remote()), ray.get(good.remote(1)))
     assert lines == ["0 [1, 2] 1"]
 
 
-# -- what does not pickle (rows 39-44) ---------------------------------------------------------------------
+# -- what does not pickle (rows 39-44) ----------------------------------------------------------
 
 AWKWARD = """
 class FailsToLoad:
@@ -708,7 +712,8 @@ print(ray.get(other), ray.wait([ref, other], num_returns=2)[1])
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_exceptions_that_are_hard_to_send_never_end_a_worker_FAULTS_42_43_44(drive, kind):
-    lines = drive(f"""
+    lines = drive(
+        f"""
 import asyncio
 
 class Two(Exception):
@@ -760,12 +765,14 @@ for n in range(len(makes)):
     text = outcome(f.remote(n))
     print(n, text.partition(":")[0], len(text) < 600_000)
 print(ray.get(ray.remote(pid).remote()) == before)
-""", timeout=60)
+""",
+        timeout=60,
+    )
     assert all("RayTaskError" in line and line.endswith("True") for line in lines[:-1]), lines
     assert lines[-1] == "True"
 
 
-# -- where a session may live (rows 81, 85) -----------------------------------------------------------------
+# -- where a session may live (rows 81, 85) -----------------------------------------------------
 
 
 def test_a_session_may_start_inside_a_running_loop_FAULTS_81(drive):

@@ -15,10 +15,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Final
 
 from taskloom._core.node import Node, WorkerKind
 from taskloom._core.resources import Request
 from taskloom._core.states import NodeState
+
+_EMPTY_KEPT: Final = 64
+"""Buckets that may stand empty: most are needed again at once."""
 
 _Shape = tuple[int, int, WorkerKind, Request]
 
@@ -59,11 +63,10 @@ class ReadyQueue:
 
     def in_order(self) -> list[Bucket]:
         """The buckets that have nodes, the one whose head should start first in front."""
-        alive = [bucket for bucket in self._buckets.values() if bucket.head() is not None]
-        if len(alive) < len(self._buckets):
-            self._buckets = {
-                shape: bucket for shape, bucket in self._buckets.items() if bucket.nodes
-            }
+        buckets = self._buckets
+        alive = [bucket for bucket in buckets.values() if bucket.head() is not None]
+        if len(buckets) > _EMPTY_KEPT + len(alive):
+            self._buckets = {shape: bucket for shape, bucket in buckets.items() if bucket.nodes}
         if len(alive) > 1:
             alive.sort(key=lambda bucket: (bucket.rank, bucket.nodes[0].order))
         return alive

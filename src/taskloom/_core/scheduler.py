@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from taskloom._core.reactor import Reactor
 
 MAX_LOOPS: Final = 64
+EMPTY_KEPT: Final = 64
+"""Shapes without a lease that are remembered: most come again at once."""
 PATIENCE: Final = 100
 """How many later tasks may start before one that does not fit yet; then they wait for it."""
 
@@ -51,8 +53,9 @@ class Scheduler:
 
     def lease_ended(self, worker: WorkerRecord) -> None:
         assert worker.lease is not None
-        del self._leased[worker.lease.request][worker.number]
-        if not self._leased[worker.lease.request]:
+        leased = self._leased[worker.lease.request]
+        del leased[worker.number]
+        if not leased and len(self._leased) > EMPTY_KEPT:
             del self._leased[worker.lease.request]
 
     # -- the pass -----------------------------------------------------------------------------
@@ -61,9 +64,7 @@ class Scheduler:
         buckets = self._loom.ready.in_order()
         if not buckets:
             return
-        ledger = self._loom.ledger
         reserved: list[Allocation] = []  # for tasks whose workers are still to be started
-        wanted = 0
         stuck: list[tuple[Node, int]] = []  # does not fit; how many had started before it
         kept: set[str] = set()  # resources that are kept for somebody who has waited too long
         self._started = 0
@@ -74,23 +75,36 @@ class Scheduler:
                 self._place_coroutines(bucket)
             else:
                 self._place_tasks(bucket)
-                room = self._max_processes - len(self._loom.workers)
-                for _ in range(min(len(bucket.nodes), max(1, room))):
-                    if not ledger.fits(bucket.request):
-                        break
-                    reserved.append(ledger.acquire(bucket.request))
-                    wanted += 1
             head = bucket.head()
-            if head is not None and not ledger.fits(bucket.request):
-                if head.passed_over > PATIENCE:
-                    kept.update(ledger.short_of(bucket.request))
-                stuck.append((head, self._started))
+            if head is not None:
+                self._note_waiting(bucket, head, reserved, stuck, kept)
         for head, before in stuck:
             head.passed_over += self._started - before
         for allocation in reserved:
-            ledger.release(allocation)
-        if wanted:
-            self._want_processes(wanted)
+            self._loom.ledger.release(allocation)
+        if reserved:
+            self._want_processes(len(reserved))
+
+    def _note_waiting(
+        self,
+        bucket: Bucket,
+        head: Node,
+        reserved: list[Allocation],
+        stuck: list[tuple[Node, int]],
+        kept: set[str],
+    ) -> None:
+        """Nodes of a bucket are left over: for want of workers, or of resources."""
+        ledger = self._loom.ledger
+        if bucket.kind is WorkerKind.PROCESS:
+            room = self._max_processes - len(self._loom.workers)
+            for _ in range(min(len(bucket.nodes), max(1, room))):
+                if not ledger.fits(bucket.request):
+                    break
+                reserved.append(ledger.acquire(bucket.request))
+        if not ledger.fits(bucket.request):
+            if head.passed_over > PATIENCE:
+                kept.update(ledger.short_of(bucket.request))
+            stuck.append((head, self._started))
 
     def _place_tasks(self, bucket: Bucket) -> None:
         """To idle workers first, one each; then behind the short tasks of busy ones."""
@@ -99,10 +113,15 @@ class Scheduler:
             worker = self._idle.pop()
             worker.lease = ledger.acquire(request)
             worker.window = self._window(node)
-            self._leased.setdefault(request, {})[worker.number] = worker
+            leased = self._leased.get(request)
+            if leased is None:
+                leased = self._leased[request] = {}
+            leased[worker.number] = worker
             self._hand(worker, node, bucket)
+        if not bucket.nodes:
+            return
         leased = self._leased.get(request)
-        if not leased or bucket.head() is None:
+        if not leased:
             return
         open_workers = [
             worker
@@ -124,7 +143,9 @@ class Scheduler:
             share -= 1
 
     def _window(self, node: Node) -> int:
-        return 1 if is_heavy(node) else self._loom.times.window(node.spec.function.key)
+        if (node.deps or type(node.args) is not bytes) and is_heavy(node):
+            return 1
+        return self._loom.times.window(node.spec.function.key)
 
     def _place_coroutines(self, bucket: Bucket) -> None:
         ledger, request = self._loom.ledger, bucket.request
