@@ -76,6 +76,7 @@ class Node:
         "args",
         "attempt",
         "cancel_asked",
+        "cancel_told",
         "children",
         "context",
         "depth",
@@ -125,6 +126,7 @@ class Node:
         self.seq = 0
         self.allocation: Allocation | None = None
         self.cancel_asked = False
+        self.cancel_told = False  # an answer to a wait has said so
 
     def __repr__(self) -> str:
         return f"<Node {self.spec.name} {self.key:#x} {self.state.name}>"

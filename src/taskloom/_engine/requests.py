@@ -8,6 +8,7 @@ from typing import Any
 
 from taskloom._core.node import ObjectRecord
 from taskloom._core.reactor import Reactor
+from taskloom._core.states import NodeState
 from taskloom._engine.waiters import Waiter, attach, detach
 from taskloom._pool.process import WorkerProcess
 from taskloom._wire import messages as m
@@ -97,6 +98,14 @@ class Requests:
             return
         self._ask(question, timeout_s, self._wait_progress, self._done_keys)
 
+    def _is_news(self, question: _Question) -> bool:
+        """True when the task that asks was cancelled, and no answer has told it so."""
+        node = question.worker.record.inflight.get(max(question.running, 0))
+        if node is None or node.state != NodeState.CANCELLED or node.cancel_told:
+            return False
+        node.cancel_told = True
+        return True
+
     def _get_progress(self, question: _Question, record: ObjectRecord) -> None:
         question.left -= 1
         if question.left <= 0 or record.failed:
@@ -125,6 +134,9 @@ class Requests:
         """Leave a question open: its task is blocked until it is answered."""
         if timeout_s is not None and timeout_s <= 0:
             self._send(question, answer(question))
+            return
+        if self._is_news(question):
+            self._send(question, None)
             return
         question.on_done_call = progress
         self._open[question.worker, question.number] = question
@@ -199,7 +211,7 @@ class Requests:
     def on_interrupted(self, worker: WorkerProcess, seq: int) -> None:
         """A task was cancelled while its main thread waits: None tells it so."""
         for question in [q for (w, _), q in self._open.items() if w is worker]:
-            if question.running == seq:
+            if question.running == seq and self._is_news(question):
                 self._answer(question, None)
 
     def on_worker_gone(self, worker: WorkerProcess) -> None:

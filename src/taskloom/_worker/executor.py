@@ -247,13 +247,18 @@ class Executor:
                 self._interruptible = 0  # once is enough: the task may be cleaning up
                 raise KeyboardInterrupt
 
-    def _on_cancelled(self) -> None:
-        """In the main thread: the driver answered a wait by saying that the task is cancelled."""
+    def _on_cancelled(self) -> bool:
+        """In the main thread: the driver answered a wait by saying that the task is cancelled.
+
+        Returns: whether that is news; False when it was interrupted already.
+        """
         running = self.running
-        if running is not None:
-            running.cancelled = True
-            self._cancelled.add(running.seq)
-            self._interruptible = 0
+        if running is None or not self._interruptible:
+            return False
+        running.cancelled = True
+        self._cancelled.add(running.seq)
+        self._interruptible = 0
+        return True
 
 
 def answer_of(seq: int, spec: Spec, value: object, start: float) -> Message:

@@ -84,7 +84,7 @@ class Link:
         self.current_seq: Callable[[], int] = lambda: 0
         self.on_message: Callable[[Message], None] = lambda message: None
         self.on_returned: Callable[[int], None] = lambda high: None
-        self.on_cancelled: Callable[[], None] = lambda: None
+        self.on_cancelled: Callable[[], bool] = lambda: False
         self.on_control: Callable[[Message], None] = lambda message: None
 
     # -- sending ------------------------------------------------------------------------------
@@ -160,6 +160,17 @@ class Link:
 
     def ask(self, op: int, *content: Any) -> Any:
         """Send a request and block until the driver answers it."""
+        while True:
+            answer = self._ask_once(op, content)
+            if answer is not None:
+                return answer
+            # No real answer is None: the task that asks was cancelled.  It hears so once; what it
+            # asks while it cleans up is asked again.
+            if self.on_cancelled():
+                self.deferred = False
+                raise KeyboardInterrupt
+
+    def _ask_once(self, op: int, content: tuple[Any, ...]) -> Any:
         number = next(self._request_ids)
         main = threading.get_ident() == self.main_thread
         in_main = main and self.main_reads
@@ -172,12 +183,7 @@ class Link:
                 self.read()
         else:
             request.done.acquire()
-        answer = request.answer[0]
-        if answer is None:  # no real answer is None: the task that asks was cancelled
-            self.on_cancelled()
-            self.deferred = False
-            raise KeyboardInterrupt
-        return answer
+        return request.answer[0]
 
     def watch(self, keys: Iterable[int], notice: Callable[[int, Any], None], seq: int) -> int:
         """Have ``notice(key, outcome)`` called, in the control thread, once for each key.

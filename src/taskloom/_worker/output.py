@@ -24,6 +24,13 @@ class _MarkedPipe(io.RawIOBase):
         self._fd = fd
         self._output = output
         self._speaker = ""
+        self._line_is_open = False
+
+    def end_line(self) -> None:
+        """What a task printed without a newline is a line all the same."""
+        if self._line_is_open:
+            self._line_is_open = False
+            os.write(self._fd, b"\n")
 
     def fileno(self) -> int:
         return self._fd
@@ -37,6 +44,7 @@ class _MarkedPipe(io.RawIOBase):
         if speaker != self._speaker:
             self._speaker = speaker
             data = b"".join((MARK, speaker.encode(errors="replace"), b"\x1e\n", data))
+        self._line_is_open = data[-1:] != b"\n"
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
@@ -53,6 +61,7 @@ class Output:
     def __init__(self) -> None:
         self.task = ""
         self.speaker: Callable[[], str] = lambda: self.task
+        self._pipes: list[_MarkedPipe] = []
         self._out = self._open(1)
         self._err = self._open(2)
 
@@ -67,8 +76,16 @@ class Output:
             try:
                 stream.flush()
             except (OSError, ValueError, AttributeError):
-                pass  # the task closed or replaced it; its output is its own business
+                pass  # the task closed or replaced it
+        if self._out.closed or self._err.closed:
+            self._pipes.clear()
+            self._out, self._err = self._open(1), self._open(2)
+            self.install()
+        for pipe in self._pipes:
+            pipe.end_line()
 
     def _open(self, fd: int) -> io.TextIOWrapper:
-        pipe = io.BufferedWriter(_MarkedPipe(fd, self))
-        return io.TextIOWrapper(pipe, encoding="utf-8", errors="replace", line_buffering=True)
+        pipe = _MarkedPipe(fd, self)
+        self._pipes.append(pipe)
+        buffer = io.BufferedWriter(pipe)
+        return io.TextIOWrapper(buffer, encoding="utf-8", errors="replace", line_buffering=True)

@@ -198,7 +198,9 @@ class LocalBackend:
         return ref._record.outcome is not None
 
     def result(self, ref: ObjectRef[object]) -> object:
-        record = self._check(ref)._record
+        record = ref._record
+        if self._forked or ref._home is not self:
+            self._check(ref)
         if self._printer.backlog:
             self._printer.flush()
         if record.failed:
