@@ -127,7 +127,9 @@ class Session(RuleBasedStateMachine):
                 return
             worker = able[which % len(able)]
             if isinstance(how, float):
-                held = tuple(worker.record.borrowed)
+                # Only what is done: a result cannot contain a ref to itself, however far inside.
+                borrowed = worker.record.borrowed.items()
+                held = tuple(key for key, record in borrowed if record.outcome is not None)
                 contains = held[task % len(held) :][:2] if held else ()
                 worker.finish(task, seconds=how, contains=contains)
             else:

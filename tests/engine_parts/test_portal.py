@@ -39,6 +39,8 @@ class Office:
         self.thread.join()
         self.portal.detach(self.loop)
         self.loop.close()
+        self.errors.clear()  # their tracebacks keep the portal, and it its descriptors
+        del self.portal
 
 
 @pytest.fixture(params=["eventfd", "pipe"])
@@ -48,7 +50,6 @@ def office(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     office = Office()
     yield office
     office.close()
-    office.portal = None  # type: ignore[assignment]  # its descriptors go with it
 
 
 def test_posts_are_served_in_order(office: Office) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -37,22 +39,34 @@ def printer() -> Iterator[Printer]:
     printer.close()
 
 
-@pytest.fixture
-def out(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", stream)
-    return stream
+class Captured:
+    """All that came to one of pytest's streams so far."""
+
+    def __init__(self, which: int, capsys: pytest.CaptureFixture[str]) -> None:
+        self._which = which
+        self._capsys = capsys
+
+    def getvalue(self) -> str:
+        for index, text in enumerate(self._capsys.readouterr()):
+            _seen[self._capsys][index] += text
+        return _seen[self._capsys][self._which]
+
+
+_seen: defaultdict[object, list[str]] = defaultdict(lambda: ["", ""])
 
 
 @pytest.fixture
-def err(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    return stream
+def out(capsys: pytest.CaptureFixture[str]) -> Captured:
+    return Captured(0, capsys)
+
+
+@pytest.fixture
+def err(capsys: pytest.CaptureFixture[str]) -> Captured:
+    return Captured(1, capsys)
 
 
 def test_lines_go_to_the_stream_they_came_from(
-    printer: Printer, out: io.StringIO, err: io.StringIO
+    printer: Printer, out: Captured, err: Captured
 ) -> None:
     printer.push(1, "to out")
     printer.push(2, "to err")
@@ -61,7 +75,7 @@ def test_lines_go_to_the_stream_they_came_from(
 
 
 def test_on_return_of_a_flush_all_that_came_before_is_written(
-    printer: Printer, out: io.StringIO
+    printer: Printer, out: Captured
 ) -> None:
     for number in range(1000):
         printer.push(1, str(number))
@@ -95,7 +109,7 @@ def test_who_pushes_is_never_held_up_by_a_slow_stream(
     assert stream.text == "first\n" + "more\n" * 1000
 
 
-def test_a_costly_text_is_made_by_who_writes_it(printer: Printer, out: io.StringIO) -> None:
+def test_a_costly_text_is_made_by_who_writes_it(printer: Printer, out: Captured) -> None:
     makers: list[threading.Thread] = []
 
     def text() -> str:
@@ -111,7 +125,7 @@ def test_a_costly_text_is_made_by_who_writes_it(printer: Printer, out: io.String
 
 
 def test_a_text_that_cannot_be_made_does_not_hold_up_the_others(
-    printer: Printer, out: io.StringIO, err: io.StringIO
+    printer: Printer, out: Captured, err: Captured
 ) -> None:
     def bad() -> str:
         raise ZeroDivisionError("no text")
@@ -129,13 +143,13 @@ def test_a_text_that_cannot_be_made_does_not_hold_up_the_others(
 
 @pytest.mark.parametrize("failure", [OSError("gone"), ValueError("closed"), AttributeError("x")])
 def test_a_stream_that_is_gone_is_forgiven(
-    printer: Printer, err: io.StringIO, monkeypatch: pytest.MonkeyPatch, failure: Exception
+    printer: Printer, err: Captured, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     class Gone:
-        def write(self, _text: str) -> None:
+        def write(self, *_text: str) -> None:
             raise failure
 
-        flush: Callable[..., None] = write
+        flush = write
 
     monkeypatch.setattr(sys, "stdout", Gone())
     printer.push(1, "lost")
@@ -163,7 +177,7 @@ def test_what_a_stream_cannot_encode_is_replaced(
 
 
 def test_too_many_lines_are_dropped_and_counted(
-    printer: Printer, out: io.StringIO, err: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    printer: Printer, out: Captured, err: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(printer_module, "MAX_BACKLOG", 10)
     with printer._lock:
@@ -177,7 +191,7 @@ def test_too_many_lines_are_dropped_and_counted(
     assert err.getvalue().count("dropped") == 1
 
 
-def test_many_may_flush_at_once_and_lines_stay_whole(printer: Printer, out: io.StringIO) -> None:
+def test_many_may_flush_at_once_and_lines_stay_whole(printer: Printer, out: Captured) -> None:
     threads = [
         threading.Thread(target=lambda: [printer.flush() for _ in range(200)]) for _ in range(4)
     ]
@@ -191,7 +205,7 @@ def test_many_may_flush_at_once_and_lines_stay_whole(printer: Printer, out: io.S
     assert out.getvalue().splitlines() == [f"line {number}" for number in range(2000)]
 
 
-def test_closing_writes_what_is_left_and_ends_the_thread(out: io.StringIO) -> None:
+def test_closing_writes_what_is_left_and_ends_the_thread(out: Captured) -> None:
     printer = Printer()
     printer.push(1, "last")
     thread = printer._thread
@@ -209,30 +223,27 @@ def test_a_printer_that_was_not_used_has_no_thread() -> None:
 
 
 def test_a_stream_that_asks_for_a_flush_itself_does_not_hang(
-    printer: Printer, monkeypatch: pytest.MonkeyPatch
+    run_driver: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
-    # A program's own stdout may do anything in write(), get() of some ref included.
-    class Curious:
-        text = ""
+    # In write() the program's own stdout may do anything, get() of some ref included; so may a
+    # signal handler that strikes while the main thread writes.
+    done = run_driver(
+        """
+import sys
+from taskloom._engine.printer import Printer
 
-        def write(self, text: str) -> None:
-            self.text += text
-            printer.flush()
+class Curious:
+    def write(self, text):
+        sys.__stdout__.write(text)
+        printer.flush()
+    def flush(self):
+        sys.__stdout__.flush()
 
-        def flush(self) -> None:
-            pass
-
-    stream = Curious()
-    monkeypatch.setattr(sys, "stdout", stream)
-    with printer._lock:
-        printer.push(1, "one")
-        printer.push(1, "two")
-    writer = threading.Thread(target=printer.flush, daemon=True)
-    writer.start()
-    writer.join(10)
-    hangs = writer.is_alive()
-    if hangs:
-        printer._lock.release()  # let the test end
-        writer.join(10)
-    assert not hangs
-    assert sorted(stream.text.split()) == ["one", "two"]
+printer = Printer()
+sys.stdout = Curious()
+printer.backlog.extend([(1, "one"), (1, "two")])
+printer.flush()
+""",
+        timeout=20,
+    )
+    assert sorted(done.stdout.split()) == ["one", "two"]

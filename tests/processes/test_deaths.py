@@ -428,8 +428,8 @@ def test_ctrl_c_on_a_terminal_reaches_the_driver_only_FAULTS_27(tmp_path):
 ray.init(num_cpus=2)
 ray.get(good.remote(1))
 ref = ray.remote(time.sleep).remote(1000)
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     ray.get(ref)
 except KeyboardInterrupt:
     print("interrupted", ray.get(good.remote("and going on")), flush=True)
@@ -474,8 +474,8 @@ def test_an_interrupt_of_the_whole_process_group_hits_no_worker_FAULTS_27(driver
     process, children = driver("""
 ray.init(num_cpus=1)
 pid = ray.get(ray.remote(os.getpid).remote())
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     time.sleep(1000)
 except KeyboardInterrupt:
     print(ray.get(ray.remote(os.getpid).remote()) == pid, flush=True)

@@ -240,7 +240,7 @@ class Engine:
 
     def on_line(self, worker: WorkerProcess, stream: int, speaker: str, line: str) -> None:
         if self._config.log_to_driver:
-            name = speaker or self._pool.running_name(worker)
+            name = self._pool.speaker_name(worker, speaker)
             self._printer.push(stream, self._prefix(name, worker.pid, stream) + line)
 
     def _prefix(self, name: str, pid: int, stream: int) -> str:

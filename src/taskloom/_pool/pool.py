@@ -149,10 +149,16 @@ class Pool:
         seq: int = STARTED_SEQ.unpack_from(self._page, offset)[0]
         return seq
 
-    def running_name(self, worker: WorkerProcess) -> str:
-        """The name of the task a worker runs now, as far as we know."""
-        node = worker.record.inflight.get(self.started_seq(worker))
-        return node.spec.name if node is not None else "worker"
+    def speaker_name(self, worker: WorkerProcess, marked: str) -> str:
+        """Who wrote a line: the only task that is there, else the one that marked its output.
+
+        C code and grandchildren write without a mark.
+        """
+        inflight = worker.record.inflight
+        if marked and len(inflight) != 1:
+            return marked
+        node = inflight.get(self.started_seq(worker))
+        return node.spec.name if node is not None else marked or "worker"
 
     def close(self) -> None:
         """End all workers and the zygote; nothing is left on return."""
