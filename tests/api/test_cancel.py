@@ -249,6 +249,19 @@ def test_cancel_hits_only_the_task_it_names_CAN_1(tl):
     assert free_again(tl)
 
 
+def test_a_cancel_is_heard_whenever_it_comes_CAN_1(tl):
+    """Before the task has started, while it enters a long call into C, and inside of it."""
+    sleep = tl.remote(time.sleep)
+    for n in range(200):
+        ref = sleep.remote(1000)
+        time.sleep(n % 20 / 10_000)
+        tl.cancel(ref)
+        with pytest.raises(TaskCancelledError):
+            tl.get(ref)
+
+    assert free_again(tl)
+
+
 def test_each_of_many_returns_is_cancelled_CAN_1(tl, gate):
     held = tl.remote(num_returns=2)(gate.enter).remote()
     gate.wait_for()

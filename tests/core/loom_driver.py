@@ -289,7 +289,7 @@ class Core:
         self.check()
         return error
 
-    def lose(self, worker: WorkerRecord, *, started: Node | None | int = None) -> None:
+    def lose(self, worker: WorkerRecord, *, started: Node | int | None = None) -> None:
         """A worker is gone; the last task it had begun was ``started`` (None: the first)."""
         if started is None:
             started = next(iter(worker.inflight.values()), 0)
@@ -411,7 +411,9 @@ def seq_of(of: Node | int) -> int:
     return of.seq if isinstance(of, Node) else of
 
 
-def request_of(cpus: float, needs: Mapping[str, float] | None = None) -> tuple[tuple[str, int], ...]:
+def request_of(
+    cpus: float, needs: Mapping[str, float] | None = None
+) -> tuple[tuple[str, int], ...]:
     amounts = {"CPU": cpus, **(needs or {})}
     units = {name: round(amount * UNITS_PER_RESOURCE) for name, amount in amounts.items()}
     return tuple(sorted((name, amount) for name, amount in units.items() if amount))

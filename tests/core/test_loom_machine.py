@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from loom_driver import LONG_S, LOOP, SHORT_S
-from loom_world import World, Worker
+from loom_world import Worker, World
 
 from taskloom._core.node import Node, ObjectRecord, WorkerRecord
 from taskloom._core.states import TERMINAL, NodeState

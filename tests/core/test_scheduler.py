@@ -235,7 +235,7 @@ def pass_by(core: Core, count: int) -> list[Node]:
 
 
 def test_a_task_that_does_not_fit_yet_is_passed_by_smaller_ones() -> None:
-    core, workers = office(cpus=2, workers=3)
+    core, _ = office(cpus=2, workers=3)
     running = core.submit()
     core.schedule()
     big = core.submit(cpus=2)
@@ -395,7 +395,7 @@ def test_what_stands_behind_a_blocked_task_comes_back_uncharged() -> None:
 
 
 def test_what_comes_back_starts_before_what_came_later() -> None:
-    core, (worker, other) = office(cpus=1, workers=2)
+    core, (worker, _) = office(cpus=1, workers=2)
     core.learn(seconds=SHORT_S)
     nodes = [core.submit() for _ in range(4)]
     core.schedule()
@@ -759,7 +759,7 @@ def test_nothing_queues_again_behind_what_turned_out_to_be_long() -> None:
 
 
 def test_a_worker_that_gets_on_is_left_alone() -> None:
-    core, (worker,) = office(workers=1)
+    core, (_,) = office(workers=1)
     core.learn(seconds=SHORT_S)
     nodes = [core.submit() for _ in range(5)]
     core.schedule()

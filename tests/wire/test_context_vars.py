@@ -8,7 +8,6 @@ import sys
 import textwrap
 import threading
 import warnings
-from collections.abc import Iterator
 from contextvars import Context, ContextVar, copy_context
 from types import ModuleType
 from typing import Any
@@ -21,8 +20,6 @@ from taskloom._wire.serialization import dumps, loads
 MODULE_VAR: ContextVar[object] = ContextVar("MODULE_VAR")
 _request_id: ContextVar[str] = ContextVar("request_id", default="none")
 """As in the documentation of ``contextvars``: its name is not that of the variable."""
-
-
 
 
 def in_new_context(function: Any) -> Any:
@@ -98,7 +95,8 @@ def test_a_local_variable_is_one_and_the_same_for_each_mention() -> None:
     var: ContextVar[int] = ContextVar("local")
     assert loads(dumps(var)) is var
     in_another_process(
-        dumps([var, {"again": var}]), "assert var[0] is var[1]['again']; assert var[0].name == 'local'"
+        dumps([var, {"again": var}]),
+        "assert var[0] is var[1]['again']; assert var[0].name == 'local'",
     )
 
 
@@ -114,8 +112,8 @@ def test_two_local_variables_of_one_name_stay_two() -> None:
 
 
 def test_a_local_variable_keeps_its_default() -> None:
-    var = ContextVar("local", default=[1])
-    in_another_process(dumps(var), "assert var.get() == [1]")
+    var = ContextVar("local", default=(1, "x"))
+    in_another_process(dumps(var), "assert var.get() == (1, 'x')")
 
 
 def test_a_local_variable_without_a_default_has_none() -> None:
@@ -227,7 +225,8 @@ def test_what_cannot_be_unpickled_is_left_out_too(packer: ContextPacker) -> None
 
 
 def test_a_variable_whose_default_cannot_be_pickled_is_left_out(packer: ContextPacker) -> None:
-    var: ContextVar[object] = ContextVar("odd_default", default=threading.Lock())
+    lock = threading.Lock()
+    var: ContextVar[object] = ContextVar("odd_default", default=lock)
 
     def work() -> bytes | None:
         var.set(1)

@@ -65,6 +65,7 @@ class Pool:
         self._closed = False
         self._retrying = False
         self.by_number: dict[int, WorkerProcess] = {}
+        self._free_slots = list(range(PAGE_BYTES // STARTED_SEQ.size))
         self._page_fd = _anonymous_memory(PAGE_BYTES)
         self._page = mmap.mmap(self._page_fd, PAGE_BYTES)
 
@@ -95,15 +96,16 @@ class Pool:
         assert self._zygote is not None
         number = self._next_number
         self._next_number += 1
-        STARTED_SEQ.pack_into(self._page, started_offset(number, PAGE_BYTES), 0)
         try:
-            worker = WorkerProcess(WorkerRecord(number, kind), self._owner)
+            worker = WorkerProcess(WorkerRecord(number, kind), self._free_slots[-1], self._owner)
         except OSError as error:
             self._on_no_descriptors(error)
             return
-        if not self._zygote.order(number, int(kind), worker.theirs):
+        STARTED_SEQ.pack_into(self._page, started_offset(worker.slot), 0)
+        if not self._zygote.order(number, int(kind), worker.slot, worker.theirs):
             worker.close()
             return  # the zygote has died: its end is on its way to us
+        self._free_slots.pop()
         worker.close_theirs()
         self.by_number[number] = worker
         self._starting[kind] += 1
@@ -131,7 +133,8 @@ class Pool:
 
     def on_gone(self, worker: WorkerProcess) -> None:
         """A worker has ended, one way or the other."""
-        self.by_number.pop(worker.record.number, None)
+        if self.by_number.pop(worker.record.number, None) is not None:
+            self._free_slots.append(worker.slot)
         if worker.record.ready:
             return
         self._starting[worker.record.kind] -= 1
@@ -145,8 +148,7 @@ class Pool:
 
     def started_seq(self, worker: WorkerProcess) -> int:
         """The ``seq`` of the last task the worker has begun."""
-        offset = started_offset(worker.record.number, PAGE_BYTES)
-        seq: int = STARTED_SEQ.unpack_from(self._page, offset)[0]
+        seq: int = STARTED_SEQ.unpack_from(self._page, started_offset(worker.slot))[0]
         return seq
 
     def speaker_name(self, worker: WorkerProcess, marked: str) -> str:

@@ -47,11 +47,13 @@ class Owner(Protocol):
 class WorkerProcess:
     """One worker; made before it exists, as an order to the zygote.
 
-    ``theirs`` are the descriptors the worker gets: data, control, stdout, stderr.
+    ``slot`` is where in the shared page it notes what it has begun; ``theirs`` are the
+    descriptors the worker gets: data, control, stdout, stderr.
     """
 
-    def __init__(self, record: WorkerRecord, owner: Owner) -> None:
+    def __init__(self, record: WorkerRecord, slot: int, owner: Owner) -> None:
         self.record = record
+        self.slot = slot
         self.pid = 0
         self.known = Known()
         self.specs: OrderedDict[int, TaskSpec] = OrderedDict()  # what it submits, by its numbers

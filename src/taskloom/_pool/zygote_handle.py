@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from taskloom._wire.zygote_orders import FACTS_HEAD, ORDER, REPORT
 
+MAX_SAID_BYTES: Final = 64 * 1024
 STOP_S: Final = 2.0
 """How long the zygote may take to end all workers and itself."""
 
@@ -68,6 +69,7 @@ class ZygoteHandle:
         self._on_end: Callable[[], None] = lambda: None
         self._errors_fd, their_errors = os.pipe()
         os.set_blocking(self._errors_fd, False)
+        self._said = b""
         code = _START.format(path=surroundings.path, fd=theirs.fileno())
         # The interpreter's own flags: the workers' Python is the driver's.
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
@@ -98,11 +100,12 @@ class ZygoteHandle:
         self._on_end = on_end
         self._sock.setblocking(False)
         loop.add_reader(self._sock.fileno(), self._on_readable)
+        loop.add_reader(self._errors_fd, self._on_output)
 
-    def order(self, number: int, kind: int, fds: list[int]) -> bool:
+    def order(self, number: int, kind: int, slot: int, fds: list[int]) -> bool:
         """Have a worker forked; False when the zygote is gone."""
         try:
-            socket.send_fds(self._sock, [ORDER.pack(number, kind)], fds)
+            socket.send_fds(self._sock, [ORDER.pack(number, kind, slot)], fds)
         except OSError:
             return False
         return True
@@ -113,17 +116,16 @@ class ZygoteHandle:
         Returns: what it has printed: nothing, unless something went wrong.
         """
         self.hang_up()
+        if self._loop is not None:
+            self._loop.remove_reader(self._errors_fd)
         try:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        try:
-            errors = os.read(self._errors_fd, 65536)
-        except BlockingIOError:
-            errors = b""
+        self._on_output()
         os.close(self._errors_fd)
-        return errors.decode(errors="replace")
+        return self._said.decode(errors="replace")
 
     def close_fds_after_fork(self) -> None:
         """In a forked child of the driver: our copies of the descriptors go."""
@@ -134,6 +136,13 @@ class ZygoteHandle:
         if self._loop is not None and self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
+
+    def _on_output(self) -> None:
+        """Keep the end of what it says, and never let it wait for us."""
+        try:
+            self._said = (self._said + os.read(self._errors_fd, MAX_SAID_BYTES))[-MAX_SAID_BYTES:]
+        except BlockingIOError:
+            pass  # nothing more
 
     def _on_readable(self) -> None:
         while self._sock.fileno() >= 0:

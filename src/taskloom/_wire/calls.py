@@ -53,14 +53,21 @@ def encode_call(
             refs.append(ref)
         holes.append((where, index))
 
+    all_plain = True
     for position, arg in enumerate(args):
         if type(arg) is ObjectRef:
             plain[position] = None
             dig(position, arg)
+        elif type(arg) not in PLAIN:
+            all_plain = False
     for keyword, arg in kwargs.items():
         if type(arg) is ObjectRef:
             named[keyword] = None
             dig(keyword, arg)
+        elif type(arg) not in PLAIN:
+            all_plain = False
+    if all_plain:
+        return pack_plain((plain, named)), tuple(holes), refs, ()
     try:
         payload, nested = pack((plain, named))
     except ForeignRefError:

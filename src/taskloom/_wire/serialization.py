@@ -110,7 +110,7 @@ def pack(value: object) -> tuple[Payload, tuple[int, ...]]:
 
 
 def pack_plain(args: tuple[object, ...]) -> Payload:
-    """:func:`pack` for a tuple of which every item is known to be plain."""
+    """:func:`pack` for what is known to hold nothing but plain values."""
     data = pickle.dumps(args, _PROTOCOL)
     return data if len(data) <= INLINE_BYTES else Packed(data, ())
 

@@ -14,7 +14,7 @@ import struct
 from typing import Final
 
 FACTS_HEAD: Final = struct.Struct("<Q")
-ORDER: Final = struct.Struct("<ii")  # worker number, kind
+ORDER: Final = struct.Struct("<iii")  # worker number, kind, slot in the page
 REPORT: Final = struct.Struct("<iii")  # what, worker number, pid or wait status or errno
 READY, STARTED, ENDED, FORK_FAILED = range(4)
 
@@ -22,6 +22,6 @@ PAGE_BYTES: Final = 64 * 1024
 STARTED_SEQ: Final = struct.Struct("<Q")
 
 
-def started_offset(number: int, page_bytes: int) -> int:
-    """Where worker ``number`` writes; numbers come round after thousands of workers."""
-    return number * STARTED_SEQ.size % page_bytes
+def started_offset(slot: int) -> int:
+    """Where in the page the worker with a slot writes."""
+    return slot * STARTED_SEQ.size

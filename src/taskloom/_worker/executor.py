@@ -123,6 +123,7 @@ class Executor:
         self._revoked_to = 0
         self._cancelled: set[int] = set()
         self._interruptible = 0
+        self._unheard = 0  # the task whose interrupt the main thread has not noticed yet
         self._environment = TaskEnvironment()
         self._contexts: tuple[bytes | None, Context] = (None, Context())
         self.running: Running | None = None
@@ -131,6 +132,7 @@ class Executor:
         link.on_control = self._on_control
         link.current_seq = lambda: self._started
         link.on_cancelled = self._on_cancelled
+        link.on_tick = self._on_tick
         signal.signal(signal.SIGINT, self._on_interrupt)
 
     def run(self) -> None:
@@ -194,6 +196,7 @@ class Executor:
             message = self._failed(seq, spec, error, seconds)
         with self._lock:
             self.running = None
+            self._unheard = 0
             self._cancelled.discard(seq)
         self._output.flush()
         self._link.post(message)
@@ -234,13 +237,28 @@ class Executor:
                 if running is not None and running.seq == seq:
                     running.cancelled = True
                     self._cancelled.add(seq)
+                    self._unheard = seq
+                    self._link.ticking = True
                     signal.pthread_kill(self._link.main_thread, signal.SIGINT)
                 elif seq > self._started:
                     self._cancelled.add(seq)  # it will not be started
 
+    def _on_tick(self) -> bool:
+        """In the control thread: repeat an interrupt that came just before a blocking call.
+
+        The kernel interrupts the call only if the signal comes after it was entered.
+        """
+        with self._lock:
+            running = self.running
+            if running is None or not self._unheard or running.seq != self._unheard:
+                return False
+            signal.pthread_kill(self._link.main_thread, signal.SIGINT)
+            return True
+
     def _on_interrupt(self, _signum: int, _frame: FrameType | None) -> None:
         """In the main thread, between two byte codes: exactly the task that was cancelled."""
         if self._interruptible and self._interruptible in self._cancelled:
+            self._unheard = 0
             if self._link.shielded:
                 self._link.deferred = True
             else:

@@ -27,6 +27,10 @@ GRACE_S: Final = 0.2
 """How long a worker may take to end by itself when the driver has hung up."""
 
 
+TICK_MS: Final = 20
+"""How soon an interrupt that was not heard is repeated."""
+
+
 class Borrowed:
     """What this worker knows of one object: how many refs live here, and its outcome if seen."""
 
@@ -85,6 +89,8 @@ class Link:
         self.on_message: Callable[[Message], None] = lambda message: None
         self.on_returned: Callable[[int], None] = lambda high: None
         self.on_cancelled: Callable[[], bool] = lambda: False
+        self.on_tick: Callable[[], bool] = lambda: False  # asked while ``ticking``: go on?
+        self.ticking = False
         self.on_control: Callable[[Message], None] = lambda message: None
 
     # -- sending ------------------------------------------------------------------------------
@@ -253,7 +259,11 @@ class Link:
         control = self._control.fileno()
         try:
             while True:
-                for fd, _ in poller.poll():
+                # A tick only while a cancel is not heard yet: otherwise nothing polls.
+                events = poller.poll(TICK_MS if self.ticking else None)
+                if self.ticking:
+                    self.ticking = self.on_tick()
+                for fd, _ in events:
                     if fd != control:
                         self._bell.hush()
                         self.flush()

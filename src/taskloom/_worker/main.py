@@ -25,12 +25,13 @@ LOOP: Final = 1  # WorkerKind.LOOP, as it travels
 PR_SET_PDEATHSIG: Final = 1
 
 
-def serve(number: int, kind: int, fds: tuple[int, ...], facts: dict[str, Any]) -> None:
+def serve(number: int, kind: int, slot: int, fds: tuple[int, ...], facts: dict[str, Any]) -> None:
     """Be worker ``number`` until the driver hangs up; never returns.
 
     Args:
         number: names this worker in its session.
         kind: of ``WorkerKind``.
+        slot: where in the shared page it notes what it has begun.
         fds: data stream, control stream, stdout and stderr.
         facts: of the session; see ``zygote``.
     """
@@ -44,7 +45,7 @@ def serve(number: int, kind: int, fds: tuple[int, ...], facts: dict[str, Any]) -
     output.install()
     faulthandler.enable(file=sys.stderr, all_threads=False)
     link = Link(socket.socket(fileno=data_fd), socket.socket(fileno=control_fd))
-    note_started = _started_writer(facts["page"], number)
+    note_started = _started_writer(facts["page"], slot)
     if kind == LOOP:
         # asyncio costs a plain worker a third of its start-up time: only this kind loads it.
         loop_executor = import_module("taskloom._worker.loop_executor")
@@ -76,9 +77,9 @@ def _settle_process(zygote_pid: int) -> None:
             os._exit(1)  # it died before the line above took effect
 
 
-def _started_writer(page: mmap.mmap, number: int) -> Callable[[int], None]:
+def _started_writer(page: mmap.mmap, slot: int) -> Callable[[int], None]:
     """Writes the number of the last task begun where the driver can read it (see ``states``)."""
-    offset = started_offset(number, len(page))
+    offset = started_offset(slot)
     pack_into = STARTED_SEQ.pack_into
 
     def note(seq: int) -> None:

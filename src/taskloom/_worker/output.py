@@ -7,6 +7,7 @@ without a mark and is taken to come from the task that spoke last, or runs.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import sys
@@ -21,19 +22,24 @@ class _MarkedPipe(io.RawIOBase):
     """The raw end of a stream: marks the speaker before it writes."""
 
     def __init__(self, fd: int, output: Output) -> None:
-        self._fd = fd
+        self._number = fd
+        # Of our own, above what a task may close by mistake.
+        self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
         self._output = output
         self._speaker = ""
         self._line_is_open = False
 
-    def end_line(self) -> None:
-        """What a task printed without a newline is a line all the same."""
-        if self._line_is_open:
-            self._line_is_open = False
-            os.write(self._fd, b"\n")
+    def end_task(self) -> None:
+        """End the last line, and take the mark back: who writes without one is somebody else."""
+        tail = b"\n" if self._line_is_open else b""
+        if self._speaker:
+            tail += MARK + b"\x1e\n"
+        self._speaker, self._line_is_open = "", False
+        if tail:
+            os.write(self._fd, tail)
 
     def fileno(self) -> int:
-        return self._fd
+        return self._number
 
     def writable(self) -> bool:
         return True
@@ -78,11 +84,13 @@ class Output:
             except (OSError, ValueError, AttributeError):
                 pass  # the task closed or replaced it
         if self._out.closed or self._err.closed:
+            for pipe in self._pipes:
+                os.close(pipe._fd)
             self._pipes.clear()
             self._out, self._err = self._open(1), self._open(2)
             self.install()
         for pipe in self._pipes:
-            pipe.end_line()
+            pipe.end_task()
 
     def _open(self, fd: int) -> io.TextIOWrapper:
         pipe = _MarkedPipe(fd, self)

@@ -98,28 +98,28 @@ class Zygote:
             return False
         if len(order) < ORDER.size:
             return False
-        number, kind = ORDER.unpack(order)
+        number, kind, slot = ORDER.unpack(order)
         try:
             pid = os.fork()
         except OSError as error:
             self._report(FORK_FAILED, number, error.errno or 0)
         else:
             if pid == 0:
-                self._become_worker(number, kind, tuple(fds))
+                self._become_worker(number, kind, slot, tuple(fds))
             self._children[pid] = number
             self._report_start(number, pid)
         for fd in fds:
             os.close(fd)
         return True
 
-    def _become_worker(self, number: int, kind: int, fds: tuple[int, ...]) -> None:
+    def _become_worker(self, number: int, kind: int, slot: int, fds: tuple[int, ...]) -> None:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
             self._control.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
-            serve(number, kind, fds, self._facts)
+            serve(number, kind, slot, fds, self._facts)
         except BaseException:
             sys.excepthook(*sys.exc_info())
             sys.stderr.flush()

@@ -100,6 +100,7 @@ class LocalBackend:
         portal.detach(loop)
         engine.close()
         portal.finish()
+        loop.set_exception_handler(None)
         loop.close()
         self._loop = None  # no cycle may keep descriptors until a garbage collection
 
