@@ -42,6 +42,8 @@ class Session(RuleBasedStateMachine):
 
     # -- callers ------------------------------------------------------------------------------
 
+    # No more at once: all of them are looked at after each step.
+    @precondition(lambda self: len(self.world.loom.graph.nodes) < 20 and len(self.refs) < 40)
     @rule(
         deps=st.lists(pick, max_size=4),
         nested=st.lists(pick, max_size=2),
@@ -63,12 +65,13 @@ class Session(RuleBasedStateMachine):
             self.refs += node.outputs
         self.world.settle()
 
+    @precondition(lambda self: len(self.refs) < 40)
     @rule(contains=st.lists(pick, max_size=3))
     def put(self, contains: list[int]) -> None:
         self.refs.append(self.world.put(contains=self._some(contains)))
 
     @precondition(lambda self: self.refs)
-    @rule(drops=st.lists(pick, max_size=4), copies=st.lists(pick, max_size=2))
+    @rule(drops=st.lists(pick, max_size=8), copies=st.lists(pick, max_size=2))
     def drop(self, drops: list[int], copies: list[int]) -> None:
         for which in copies:
             record = self.refs[which % len(self.refs)]

@@ -14,12 +14,14 @@ from taskloom.exceptions import InternalError
 S = NodeState
 MOVES = {
     (S.WAITING, S.READY),
+    (S.WAITING, S.ASSIGNED),
     (S.WAITING, S.FAILED),
     (S.WAITING, S.CANCELLED),
     (S.READY, S.ASSIGNED),
     (S.READY, S.FAILED),
     (S.READY, S.CANCELLED),
     (S.ASSIGNED, S.READY),
+    (S.ASSIGNED, S.WAITING),
     (S.ASSIGNED, S.FINISHED),
     (S.ASSIGNED, S.FAILED),
     (S.ASSIGNED, S.CANCELLED),

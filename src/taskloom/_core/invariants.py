@@ -24,8 +24,9 @@ def _check_nodes(loom: Reactor) -> None:
         missing = sum(dep.outcome is None for dep in node.deps)
         _must(node.unfinished == missing, f"{node!r}: unfinished={node.unfinished}, not {missing}")
         _must(node.state not in TERMINAL, f"{node!r} has ended but is kept")
+        follows = node.state is NodeState.ASSIGNED and missing == 1
         _must(
-            (node.state is NodeState.WAITING) == (missing > 0),
+            (node.state is NodeState.WAITING) == (missing > 0) or follows,
             f"{node!r}: {missing} dependencies are missing",
         )
         _must(

@@ -131,7 +131,7 @@ class Reactor:
     def on_failed(
         self, worker: WorkerRecord, seq: int, error: Error | None, *, retry: bool, seconds: float
     ) -> None:
-        """A task has raised (``error`` None: it had been cancelled and was not started)."""
+        """A task has raised (``error`` None: it was not started)."""
         node = worker.inflight.pop(seq, None)
         if node is None:
             self.late_messages += 1
@@ -142,8 +142,11 @@ class Reactor:
         if node.state is not NodeState.ASSIGNED:
             return
         if error is None:
-            error = self.outbox.cancelled(node)  # type: ignore[assignment]  # opaque to the core
-        elif retry and may_retry(node):
+            # What it follows did not run there, or raised and is tried again.
+            node.attempt -= 1
+            self._make_ready(node, "its dependency is not there yet")
+            return
+        if retry and may_retry(node):
             self._make_ready(node, "retry after an exception")
             return
         self._fail(node, error, "exception")
@@ -296,8 +299,11 @@ class Reactor:
     def _make_ready(self, node: Node, why: str) -> None:
         node.worker = None
         node.waits = 0
-        self.graph.move(node, NodeState.READY, why)
-        self.ready.push(node)
+        if node.unfinished:  # it had followed what it waits for
+            self.graph.move(node, NodeState.WAITING, why)
+        else:
+            self.graph.move(node, NodeState.READY, why)
+            self.ready.push(node)
 
     def _fail(self, node: Node, error: object, why: str) -> None:
         self.graph.fail(node, error, why)  # type: ignore[arg-type]  # opaque to the core
@@ -313,8 +319,11 @@ class Reactor:
                 node.attempt -= 1
                 node.waits = 0
                 node.worker = None
-                self.graph.move(node, NodeState.READY, why)
-                nodes.append(node)
+                if node.unfinished:  # it followed what it waits for
+                    self.graph.move(node, NodeState.WAITING, why)
+                else:
+                    self.graph.move(node, NodeState.READY, why)
+                    nodes.append(node)
         self.ready.push_front(nodes)
         if seqs and not worker.inflight and worker.number in self.workers:
             self._end_lease(worker)

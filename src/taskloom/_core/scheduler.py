@@ -118,6 +118,7 @@ class Scheduler:
                 leased = self._leased[request] = {}
             leased[worker.number] = worker
             self._hand(worker, node, bucket)
+            self._hand_followers(worker, node)
         if not bucket.nodes:
             return
         leased = self._leased.get(request)
@@ -140,6 +141,7 @@ class Scheduler:
                 return
             worker.window = window
             self._hand(worker, node, bucket)
+            self._hand_followers(worker, node)
             share -= 1
 
     def _window(self, node: Node) -> int:
@@ -166,14 +168,36 @@ class Scheduler:
         if loops < MAX_LOOPS:
             self._loom.outbox.start_workers(WorkerKind.LOOP, 1)
 
+    def _hand_followers(self, worker: WorkerRecord, node: Node) -> None:
+        """A short task's only dependent goes with it: a chain costs no round trip per link."""
+        while len(worker.inflight) < worker.window and len(node.outputs) == 1:
+            dependents = node.outputs[0].dependents
+            if dependents is None or len(dependents) != 1:
+                return
+            follower, spec = dependents[0], dependents[0].spec
+            if (
+                follower.state is not NodeState.WAITING
+                or follower.unfinished != 1
+                or spec.request != node.spec.request
+                or spec.priority != node.spec.priority
+                or spec.function.is_coroutine
+                or self._window(follower) <= len(worker.inflight)
+            ):
+                return
+            self._assign(worker, follower, "follows what it waits for")
+            node = follower
+
     def _hand(self, worker: WorkerRecord, node: Node, bucket: Bucket) -> None:
         bucket.nodes.popleft()
+        self._assign(worker, node, "placed")
+
+    def _assign(self, worker: WorkerRecord, node: Node, why: str) -> None:
         worker.seq += 1
         node.seq = worker.seq
         node.worker = worker
         node.attempt += 1
         worker.inflight[node.seq] = node
-        self._loom.graph.move(node, NodeState.ASSIGNED, "placed")
+        self._loom.graph.move(node, NodeState.ASSIGNED, why)
         self._started += 1
         self._loom.outbox.run(worker, node)
 

@@ -13,6 +13,11 @@
                                                                               v
                                                                            FINISHED
 
+A short task's only dependent may travel with it (``scheduler._hand_followers``): it goes from
+WAITING to ASSIGNED at once and stands directly behind what it waits for, on the same worker, which
+puts the value in.  It never starts before; when the first one fails or does not run there, the
+worker says so and the follower is WAITING again.
+
 A node that is handed to a worker is ASSIGNED.  Whether it *runs* already is not a state of its
 own: workers start what they are given in order and write the number of the last one they
 started into a page that the driver reads, so it is derived where it matters (``_pool``), and no
@@ -47,9 +52,11 @@ class NodeState(IntEnum):  # IntEnum: hashing stays in C, and states are looked 
 
 _S = NodeState
 LEGAL: Final[dict[NodeState, frozenset[NodeState]]] = {
-    _S.WAITING: frozenset({_S.READY, _S.FAILED, _S.CANCELLED}),  # FAILED: a dependency did
+    # ASSIGNED: what it waits for is before it on the same worker; FAILED: a dependency did
+    _S.WAITING: frozenset({_S.READY, _S.ASSIGNED, _S.FAILED, _S.CANCELLED}),
     _S.READY: frozenset({_S.ASSIGNED, _S.FAILED, _S.CANCELLED}),  # FAILED: can never run
-    _S.ASSIGNED: frozenset({_S.READY, _S.FINISHED, _S.FAILED, _S.CANCELLED}),
+    # WAITING: taken back together with what it waits for
+    _S.ASSIGNED: frozenset({_S.READY, _S.WAITING, _S.FINISHED, _S.FAILED, _S.CANCELLED}),
     _S.FINISHED: frozenset(),
     _S.FAILED: frozenset(),
     _S.CANCELLED: frozenset(),

@@ -18,6 +18,7 @@ from taskloom._config import Config
 from taskloom._core.node import Node, ObjectRecord, WorkerKind, WorkerRecord
 from taskloom._core.reactor import Reactor
 from taskloom._core.resources import Ledger, describe, session_total
+from taskloom._engine.backlog import Backlog
 from taskloom._engine.printer import Printer
 from taskloom._engine.requests import Requests
 from taskloom._engine.submissions import node_from_worker, spec_from_worker
@@ -78,6 +79,7 @@ class Engine:
         self._requests: Requests | None = None
         self._progress_timer = False
         self._closing = False
+        self._collector = Backlog()
         self._broken: Failure | None = None  # workers cannot be started: why
         self._handlers: dict[int, Callable[[WorkerProcess, Message], None]] = {}
 
@@ -121,6 +123,7 @@ class Engine:
         for node in list(self.loom.graph.nodes.values()):
             self.loom.graph.fail(node, self._broken, "shutdown")
         self._wakeups.deliver()
+        self._collector.note(0)
         self._pool.close()
 
     def close_fds_after_fork(self) -> None:
@@ -183,6 +186,7 @@ class Engine:
 
     def settle(self) -> None:
         """One scheduling pass, one write per worker, one call per foreign loop."""
+        self._collector.note(len(self.loom.graph.nodes))
         if self._closing:  # the pool is gone: late callers only hear so
             self._wakeups.deliver()
             return
@@ -336,7 +340,7 @@ class Engine:
             process,
             (
                 m.RUN, node.seq, node.key, node.attempt, spec.number, node.args, node.holes,
-                [dep.outcome for dep in node.deps] if node.deps else None,
+                _fills(node) if node.deps else None,
                 node.context, devices,
             ),
         )  # fmt: skip
@@ -399,6 +403,11 @@ class Engine:
 
     def task_id(self, key: int) -> str:
         return _ids.task_bytes(self._session_id, key).hex()
+
+
+def _fills(node: Node) -> list[Any]:
+    """The values of the dependencies; a key for the one that the task before will make."""
+    return [dep.key if dep.outcome is None else dep.outcome for dep in node.deps]
 
 
 def _crash_text(worker: WorkerProcess, node: Node) -> str:

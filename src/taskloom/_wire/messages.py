@@ -25,6 +25,7 @@ FUNCTION: Final = 1
 SPEC: Final = 2
 # (RUN, seq, task key, attempt, spec number, args payload, holes, fills, context, accelerators)
 #   holes: None, or (where, index into fills) pairs, where = position or keyword
+#   fills: payloads, or the key of what the task directly before this one returns
 RUN: Final = 3
 # (FORGET_FUNCTION, key) / (FORGET_SPEC, number): it will be defined again when it is needed
 FORGET_FUNCTION: Final = 4
@@ -47,7 +48,7 @@ INTERRUPT: Final = 21
 READY: Final = 30
 # (DONE, seq, payload or list of payloads, keys contained or None (or list of them), seconds)
 DONE: Final = 31
-# (FAILED, seq, failure, retry: bool, seconds)
+# (FAILED, seq, failure, retry: bool, seconds)     failure None: it was not started
 FAILED: Final = 32
 # (RETURNED, low, high)     what has low < seq <= high was not started and never will be here
 RETURNED: Final = 33

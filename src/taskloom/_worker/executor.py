@@ -127,6 +127,7 @@ class Executor:
         self._environment = TaskEnvironment()
         self._contexts: tuple[bytes | None, Context] = (None, Context())
         self.running: Running | None = None
+        self._last: tuple[int, Any] = (0, None)  # object key and payload of the last result
         link.on_message = self._on_message
         link.on_returned = self._on_returned
         link.on_control = self._on_control
@@ -168,7 +169,7 @@ class Executor:
                 return
             self._started = seq
             self._note_started(seq)
-            if seq in self._cancelled:
+            if seq in self._cancelled or (fills and not self._take_last(fills)):
                 self._cancelled.discard(seq)
                 self._link.post((m.FAILED, seq, None, False, spec.last_s))
                 return
@@ -189,6 +190,7 @@ class Executor:
             del args, kwargs
             message = answer_of(seq, spec, value, start)
             spec.last_s = message[4]
+            self._last = (key + 1, message[2])  # a task that follows this one may need it
             del value
         except BaseException as error:
             self._interruptible = 0
@@ -202,6 +204,16 @@ class Executor:
         self._link.post(message)
         if spec.once:  # what may not run again must not be lost with this worker
             self._link.flush()
+
+    def _take_last(self, fills: list[Any]) -> bool:
+        """Put the last result where a fill names it; False when it is not the one named."""
+        key, payload = self._last
+        for index, fill in enumerate(fills):
+            if type(fill) is int:
+                if fill != key:
+                    return False
+                fills[index] = payload
+        return True
 
     def _failed(self, seq: int, spec: Spec, error: BaseException, seconds: float) -> Message:
         if seq in self._cancelled and isinstance(error, KeyboardInterrupt):
