@@ -35,6 +35,8 @@ class Worker:
         self.running: list[int] = []  # one at most, unless it is an event loop
         self.waits_for_reply = False
         self.nodes: dict[int, Node] = {}
+        self.needs: dict[int, list[int]] = {}  # what the task before is to make
+        self.last = 0  # the object that was made here last
 
     @property
     def is_loop(self) -> bool:
@@ -43,8 +45,9 @@ class Worker:
     def hear_data(self) -> None:
         what, *content = self.data.popleft()
         if what == "run":
-            (node, seq) = content
+            node, seq, needs = content
             self.nodes[seq] = node
+            self.needs[seq] = needs
             if self.is_loop:
                 self.started = seq
                 if seq in self.cancelled:
@@ -101,7 +104,7 @@ class Worker:
             return
         self.started = seq
         self.running.append(seq)
-        if seq in self.cancelled:
+        if seq in self.cancelled or any(key != self.last for key in self.needs[seq]):
             self._answer("failed", seq, cancelled=True)
 
     def can_end(self) -> bool:
@@ -110,6 +113,7 @@ class Worker:
     def finish(self, which: int, *, seconds: float, contains: tuple[int, ...] = ()) -> None:
         seq = self.running[which % len(self.running)]
         self.running.remove(seq)
+        self.last = self.nodes[seq].key + 1
         self.up.append(("done", seq, seconds, contains))
 
     def fail(self, which: int, *, retry: bool) -> None:
@@ -131,8 +135,16 @@ class _Wires(RecordingOutbox):
     def run(self, worker: WorkerRecord, node: Node) -> None:
         assert worker.ready
         assert node.seq == worker.seq
-        assert all(dep.outcome is not None and not dep.failed for dep in node.deps)
-        self._world.of(worker).data.append(("run", node, node.seq))
+        needs = [dep for dep in node.deps if dep.outcome is None]
+        if needs:  # it follows what it waits for
+            (dep,) = needs
+            before = worker.inflight[node.seq - 1]
+            assert dep.producer is before
+            assert before.state is NodeState.ASSIGNED
+            assert worker.kind is PROCESS
+        assert not any(dep.failed for dep in node.deps)
+        data = self._world.of(worker).data
+        data.append(("run", node, node.seq, [dep.key for dep in needs]))
 
     def take_back(self, worker: WorkerRecord) -> None:
         self._world.of(worker).control.append(("take_back", worker.seq))

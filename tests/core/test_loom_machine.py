@@ -65,6 +65,18 @@ class Session(RuleBasedStateMachine):
             self.refs += node.outputs
         self.world.settle()
 
+    @precondition(lambda self: len(self.world.loom.graph.nodes) < 20 and len(self.refs) < 40)
+    @rule(length=st.integers(2, 6), function=functions, retries=st.sampled_from([0, 1, -1]))
+    def submit_chain(self, length: int, function: str, retries: int) -> None:
+        """Each is the only one that waits for the one before: they may travel together."""
+        node = None
+        for _ in range(length):
+            deps = [node] if node is not None else []
+            node = self.world.submit(deps, function=function, retries=retries)
+            self.nodes.append(node)
+            self.refs += node.outputs
+        self.world.settle()
+
     @precondition(lambda self: len(self.refs) < 40)
     @rule(contains=st.lists(pick, max_size=3))
     def put(self, contains: list[int]) -> None:

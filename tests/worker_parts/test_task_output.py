@@ -45,7 +45,7 @@ class Stream:
 
     def close(self) -> None:
         self.text.flush()
-        self.text.detach().detach()  # type: ignore[attr-defined]  # the raw end keeps the fd open
+        self.text.detach().detach().close()  # type: ignore[attr-defined]
         os.close(self.fd)
         self.pipe.close()
 

@@ -91,16 +91,14 @@ class Reactor:
     def _cancel(self, node: Node, *, force: bool, recursive: bool) -> None:
         if node.state in TERMINAL:
             return
-        worker, seq = node.worker, node.seq
-        was_assigned = node.state is NodeState.ASSIGNED
         # Children that are submitted from now on are cancelled at once.
         node.cancel_asked = node.cancel_asked or recursive
-        self._fail(node, self.outbox.cancelled(node), "cancelled")
-        if was_assigned:
-            # The slot is free only when the worker says so: the node stays in ``inflight``.
-            assert worker is not None
-            self._stopping[node.key] = node
-            self.outbox.interrupt(worker, seq, force=force)
+        for ended in self.graph.fail(node, self.outbox.cancelled(node), "cancelled"):  # type: ignore[arg-type]  # opaque to the core
+            worker = ended.worker
+            if worker is not None and worker.inflight.get(ended.seq) is ended:
+                # The slot is free only when the worker says so: it stays in ``inflight``.
+                self._stopping[ended.key] = ended
+                self.outbox.interrupt(worker, ended.seq, force=force and ended is node)
 
     # -- what workers say ---------------------------------------------------------------------
 
@@ -191,14 +189,13 @@ class Reactor:
                 self._make_ready(node, "retry after a crash")
             else:
                 self._fail(node, crash(node), "its worker died")
-        borrowed, worker.borrowed = worker.borrowed, {}
-        for record in borrowed.values():
-            self.graph.release(record)
+        self._release_borrowed(worker)
 
     def on_worker_retired(self, worker: WorkerRecord) -> None:
         """An idle worker is about to be stopped: it gets no more work."""
         del self.workers[worker.number]
         self._scheduler.remove(worker)
+        self._release_borrowed(worker)
 
     def on_borrow(self, worker: WorkerRecord, keys: Iterable[int]) -> None:
         """Refs to these objects live in the worker from now on."""
@@ -293,6 +290,11 @@ class Reactor:
                 self.outbox.take_back(worker)
             worker.last_progress = oldest
         return queued
+
+    def _release_borrowed(self, worker: WorkerRecord) -> None:
+        borrowed, worker.borrowed = worker.borrowed, {}
+        for record in borrowed.values():
+            self.graph.release(record)
 
     # -- shared steps -------------------------------------------------------------------------
 

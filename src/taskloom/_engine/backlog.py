@@ -6,8 +6,8 @@ and more, measured.  So while the queue is long, what is alive is moved out of t
 (``gc.freeze``, a constant-time move of lists), and back when the queue has run down.
 
 What this costs: garbage in cycles that was made before a freeze is collected after the queue has
-run down, not before.  A program that uses ``gc.freeze`` itself, or has switched the collector off, is
-left alone.
+run down, not before.  A program that uses ``gc.freeze`` itself, or has switched the collector off,
+is left alone.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ class Printer:
     def __init__(self) -> None:
         self.backlog: deque[tuple[int, Callable[[], str] | str]] = deque()
         self._dropped = 0
-        self._lock = threading.Lock()  # held while writing
+        # Held while writing; the user's stream may itself come here again (or a signal handler).
+        self._lock = threading.RLock()
         self._wake = threading.Lock()
         self._wake.acquire()
         self._awake = False
@@ -73,9 +74,16 @@ class Printer:
     def _write_all(self) -> None:
         used = set()
         for _ in range(len(self.backlog)):  # not what comes meanwhile: it may never end
+            if not self.backlog:
+                break  # written by whoever came in between, in this thread
             number, text = self.backlog.popleft()
             used.add(number)
-            self._write(number, text if isinstance(text, str) else text())
+            if not isinstance(text, str):
+                try:
+                    text = text()
+                except Exception as error:  # a stranger's: the other lines must go out
+                    text = f"(taskloom) a message could not be made: {error!r}"
+            self._write(number, text)
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             self._write(2, f"(taskloom) {dropped} lines of workers were dropped")

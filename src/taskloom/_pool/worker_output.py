@@ -13,6 +13,7 @@ from typing import Final
 MARK: Final = b"\x1etaskloom "  # see _worker/output.py, which writes it
 MARK_END: Final = b"\x1e\n"
 MAX_LINE_BYTES: Final = 64 * 1024
+MAX_MARK_BYTES: Final = 4096
 LAST_LINES: Final = 20
 MAX_READ_BYTES: Final = 256 * 1024
 _WAITING: Final = struct.Struct("i")
@@ -70,9 +71,12 @@ class OutputPipe:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._take_line(line)
-        while len(self._rest) > MAX_LINE_BYTES:
-            head, self._rest = self._rest[:MAX_LINE_BYTES], self._rest[MAX_LINE_BYTES:]
-            self._take_line(head)
+        if len(self._rest) > MAX_LINE_BYTES:
+            # A line without an end is said in pieces; a mark that has begun stays whole.
+            at = self._rest.rfind(MARK[:1], len(self._rest) - MAX_MARK_BYTES)
+            cut = at if at >= 0 else _end_of_characters(self._rest)
+            head, self._rest = self._rest[:cut], self._rest[cut:]
+            self._say(head)
 
     def _take_line(self, line: bytes) -> None:
         at = line.find(MARK)
@@ -89,7 +93,21 @@ class OutputPipe:
             self._say(rest)
 
     def _say(self, line: bytes) -> None:
-        for start in range(0, max(len(line), 1), MAX_LINE_BYTES):
-            text = line[start : start + MAX_LINE_BYTES].decode(errors="replace").rstrip("\r")
+        while True:
+            cut = min(len(line), MAX_LINE_BYTES)
+            while cut < len(line) and line[cut] & 0xC0 == 0x80 and cut > MAX_LINE_BYTES - 4:
+                cut -= 1  # not in the middle of a character
+            text = line[:cut].decode(errors="replace").rstrip("\r")
             self.last_lines.append(text)
             self._on_line(self._speaker, text)
+            line = line[cut:]
+            if not line:
+                return
+
+
+def _end_of_characters(data: bytes) -> int:
+    """Where the last character begins, if it is longer than a byte and may not be whole."""
+    last = len(data) - 1
+    while last > len(data) - 4 and data[last] & 0xC0 == 0x80:
+        last -= 1
+    return last if data[last] >= 0xC0 else len(data)

@@ -19,7 +19,7 @@ _MISSING: Final = "taskloom: no default"
 _NOT_CARRIED: Final = frozenset({"asyncio", "anyio", "sniffio", "trio", "uvloop", "cloudpickle"})
 """Packages whose variables say where the *caller* runs: they would be lies in a worker."""
 
-_IMMUTABLE: Final = frozenset({str, int, float, bytes, bool, type(None)})
+_IMMUTABLE: Final = frozenset({str, int, bytes, bool, type(None)})
 
 _homes: dict[ContextVar[Any], tuple[str, str] | None] = {}
 _tokens: dict[ContextVar[Any], str] = {}

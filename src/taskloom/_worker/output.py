@@ -41,6 +41,11 @@ class _MarkedPipe(io.RawIOBase):
     def fileno(self) -> int:
         return self._number
 
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._fd)
+
     def writable(self) -> bool:
         return True
 
@@ -49,7 +54,8 @@ class _MarkedPipe(io.RawIOBase):
         speaker = self._output.speaker()
         if speaker != self._speaker:
             self._speaker = speaker
-            data = b"".join((MARK, speaker.encode(errors="replace"), b"\x1e\n", data))
+            name = speaker.replace("\n", " ").encode(errors="replace")
+            data = b"".join((MARK, name, b"\x1e\n", data))
         self._line_is_open = data[-1:] != b"\n"
         view = memoryview(data)
         while view:
@@ -84,8 +90,8 @@ class Output:
             except (OSError, ValueError, AttributeError):
                 pass  # the task closed or replaced it
         if self._out.closed or self._err.closed:
-            for pipe in self._pipes:
-                os.close(pipe._fd)
+            for stream in (self._out, self._err):
+                stream.close()
             self._pipes.clear()
             self._out, self._err = self._open(1), self._open(2)
             self.install()
