@@ -165,7 +165,7 @@ class Session(RuleBasedStateMachine):
         while children and worker.up:
             self.world.deliver_up(worker)
             self.world.settle()
-        older = [n for n in self.nodes if n.order < node.order and n.outputs]
+        older = [n for n in self.nodes if self._may_wait_for(node, n.order) and n.outputs]
         known = list((node.children or {}).values()) or older
         if known and worker in self.world.workers and worker.can_ask():
             self.world.ask(worker, [known[index % len(known)] for index in wanted])
@@ -177,8 +177,11 @@ class Session(RuleBasedStateMachine):
         worker = able[which % len(able)]
         seq = worker.running[task % len(worker.running)]
         node = worker.nodes[seq]
-        # What a task passes on was submitted before it, or it would have no ref to it.
-        known = [r for r in self._some(deps) if r.producer is None or self._is_older(r, node)]
+        known = [
+            record
+            for record in self._some(deps)
+            if record.producer is None or self._may_wait_for(node, record.producer.order)
+        ]
         self.world.submit_child(worker, seq, known, function=function)
 
     @precondition(lambda self: self._workers(Worker.is_ready))
@@ -269,8 +272,12 @@ class Session(RuleBasedStateMachine):
             self.threads.remove(worker.record)
 
     @staticmethod
-    def _is_older(record: ObjectRecord, node: Node) -> bool:
-        return record.producer is not None and record.producer.order < node.order
+    def _may_wait_for(node: Node, order: int) -> bool:
+        """Nobody waits in a circle: for what came before, which cannot depend on the task.
+
+        What came before a child may depend on its parent, which may wait for the child.
+        """
+        return node.depth == 0 and order < node.order
 
 
 Session.TestCase.settings = settings(
