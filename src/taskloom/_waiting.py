@@ -142,7 +142,11 @@ async def wait_until_done(ref: ObjectRef[Any], home: Backend) -> None:
     """Return when ``ref`` is done; runs in asyncio (any loop) and in trio."""
     trio = running_trio()
     if trio is not None:
-        await wait_for_some((ref,), home, 1, None)
+        try:
+            await wait_for_some((ref,), home, 1, None)
+        except trio.Cancelled:
+            home.abandon(ref)
+            raise
         return
     # The usual case, written out: the backend wakes all waiters of one loop together.
     loop = _asyncio_loop()
@@ -155,8 +159,10 @@ async def wait_until_done(ref: ObjectRef[Any], home: Backend) -> None:
     stop = home.subscribe((ref,), wake, loop)
     try:
         await future
-    except BaseException:
+    except BaseException as error:
         stop()
+        if isinstance(error, asyncio.CancelledError):
+            home.abandon(ref)
         raise
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from loom_driver import LONG_S, LOOP, SHORT_S
@@ -280,8 +280,10 @@ class Session(RuleBasedStateMachine):
         return node.depth == 0 and order < node.order
 
 
+# Shrinking takes longer than a test may take: for a short story, remove ``phases`` and wait.
 Session.TestCase.settings = settings(
     max_examples=100,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -26,6 +26,7 @@ class Graph:
         self.objects: dict[int, ObjectRecord] = {}
         self.nodes: dict[int, Node] = {}
         self.observer: Observer | None = None
+        self.unwanted: list[ObjectRecord] = []  # awaited once, given up, and wanted by nobody now
         self._resolve = resolve
         self._report_unseen = report_unseen
         self._orders = 0
@@ -154,8 +155,11 @@ class Graph:
     def release(self, record: ObjectRecord) -> None:
         """One reason less to keep the object."""
         record.holds -= 1
-        if record.holds == 0 and record.outcome is not None:
-            self._forget(record)
+        if record.holds == 0:
+            if record.outcome is not None:
+                self._forget(record)
+            elif record.abandoned:
+                self.unwanted.append(record)
 
     def _contain(self, record: ObjectRecord, keys: Iterable[int]) -> None:
         inner = tuple(self.objects[key] for key in keys if key in self.objects)

@@ -41,6 +41,7 @@ class ObjectRecord:
     """
 
     __slots__ = (
+        "abandoned",
         "contains",
         "dependents",
         "failed",
@@ -61,6 +62,7 @@ class ObjectRecord:
         self.dependents: list[Node] | None = None
         self.waiters: dict[Waiter, None] | None = None  # in the order of their coming
         self.contains: tuple[ObjectRecord, ...] = ()
+        self.abandoned = False  # an await of it was cancelled: see ``Reactor.schedule``
         self.seen = False  # somebody has looked at the error, so nobody need be told
 
 

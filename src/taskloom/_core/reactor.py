@@ -44,7 +44,17 @@ class Reactor:
 
     def schedule(self) -> None:
         """One pass: hand out what can run now."""
+        if self.graph.unwanted:
+            self._cancel_unwanted()
         self._scheduler.run_pass()
+
+    def _cancel_unwanted(self) -> None:
+        """Cancel tasks whose awaits were cancelled and whose results nobody wants any more."""
+        unwanted, self.graph.unwanted = self.graph.unwanted, []
+        for record in unwanted:
+            node = record.producer
+            if node is not None and not any(output.holds for output in node.outputs):
+                self.on_cancel(record.key, force=False, recursive=True)
 
     # -- what callers do ----------------------------------------------------------------------
 

@@ -111,6 +111,7 @@ class Engine:
             m.RELEASE: lambda w, msg: self.loom.on_release(w.record, msg[1]),
             m.CANCEL: lambda _, msg: self.loom.on_cancel(msg[1], force=msg[2], recursive=msg[3]),
             m.PIN: self._on_pin,
+            m.ABANDON: self._on_abandon,
             m.QUERY: self._on_query,
         }
         self._pool.attach(loop)
@@ -152,6 +153,10 @@ class Engine:
 
     def release(self, record: ObjectRecord) -> None:
         self.loom.graph.release(record)
+
+    def abandon(self, record: ObjectRecord) -> None:
+        if self._config.await_cancels:
+            record.abandoned = True
 
     def cancel(self, entry: tuple[int, bool, bool]) -> None:
         key, force, recursive = entry
@@ -308,6 +313,11 @@ class Engine:
 
     def _on_pin(self, _worker: WorkerProcess, message: Message) -> None:
         self.borrow_key(message[1])
+
+    def _on_abandon(self, _worker: WorkerProcess, message: Message) -> None:
+        record = self.loom.graph.objects.get(message[1])
+        if record is not None:
+            self.abandon(record)
 
     def _on_query(self, worker: WorkerProcess, message: Message) -> None:
         _, number, name, key, running = message

@@ -70,6 +70,8 @@ BORROW: Final = 40
 RELEASE: Final = 41
 # (CANCEL, key, force, recursive)
 CANCEL: Final = 42
+# (ABANDON, key)     an await of it was cancelled
+ABANDON: Final = 45
 # (PIN, key)
 PIN: Final = 43
 # (QUERY, request, name, key or 0, running)    -> facts; "withdraw": True or False

@@ -196,6 +196,9 @@ class WorkerBackend:
     def cancel(self, ref: ObjectRef[object], *, force: bool, recursive: bool) -> None:
         self._link.post_soon((m.CANCEL, self._check(ref)._key, force, recursive))
 
+    def abandon(self, ref: ObjectRef[object]) -> None:
+        self._link.post_soon((m.ABANDON, ref._key))
+
     def withdraw(self, ref: ObjectRef[object]) -> bool:
         with self._shield():
             answer = self._link.ask(m.QUERY, "withdraw", self._check(ref)._key)

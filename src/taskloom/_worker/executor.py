@@ -148,6 +148,8 @@ class Executor:
                     link.read()
                 held_since = perf_counter()
             task = queue.popleft()
+            if task[1] <= self._revoked_to:
+                continue  # taken back; its spec may be forgotten already
             spec = functions.specs[task[4]]
             if spec.last_s > SHORT_S or perf_counter() - held_since > HOLD_S:
                 link.flush()

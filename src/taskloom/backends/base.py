@@ -78,6 +78,12 @@ class Backend(Protocol):
     def cancel(self, ref: ObjectRef[object], *, force: bool, recursive: bool) -> None:
         """Cancel the task that makes ``ref``; nothing happens when it is done."""
 
+    def abandon(self, ref: ObjectRef[object]) -> None:
+        """An ``await`` of the ref was cancelled: cancel the task when nobody else wants it.
+
+        Live refs, dependent tasks and other waiters are who else; see ``await_cancels``.
+        """
+
     def withdraw(self, ref: ObjectRef[object]) -> bool:
         """Cancel the task if no worker has it yet; whether that was so."""
 

@@ -244,6 +244,9 @@ class InlineBackend:
         """Nothing to do: whatever has a ref is done."""
         self._record(ref)
 
+    def abandon(self, ref: ObjectRef[object]) -> None:
+        """Nothing to do: whatever has a ref is done."""
+
     def withdraw(self, ref: ObjectRef[object]) -> bool:
         """Never: whatever has a ref is done."""
         self._record(ref)

@@ -230,6 +230,9 @@ class LocalBackend:
     def cancel(self, ref: ObjectRef[object], *, force: bool, recursive: bool) -> None:
         self._post(self._engine.cancel, (self._check(ref)._key, force, recursive))
 
+    def abandon(self, ref: ObjectRef[object]) -> None:
+        self._post_if_open(self._engine.abandon, ref._record)
+
     def withdraw(self, ref: ObjectRef[object]) -> bool:
         key = self._check(ref)._key
         return bool(self._portal.call(lambda: self._engine.loom.on_withdraw(key)))
