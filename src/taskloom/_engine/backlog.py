@@ -15,8 +15,12 @@ from __future__ import annotations
 import gc
 from typing import Final
 
-STEP: Final = 10_000
+STEP: Final = 5_000
 """New pending calls after which the collector is relieved of them."""
+OWN_FROZEN: Final = 5_000
+"""More frozen objects than these are the program's doing; Python itself freezes some hundred."""
+RUN_DOWN: Final = 100
+"""So few pending calls are no longer a queue: the collector gets everything back."""
 
 
 class Backlog:
@@ -30,13 +34,13 @@ class Backlog:
             self._freeze(pending)
         elif self._frozen:
             self._next = min(self._next, pending + STEP)
-            if pending < STEP // 2:
+            if pending < RUN_DOWN:
                 self._frozen = False
                 gc.unfreeze()
 
     def _freeze(self, pending: int) -> None:
         self._next = pending + STEP
-        if not self._frozen and (gc.get_freeze_count() or not gc.isenabled()):
+        if not self._frozen and (gc.get_freeze_count() > OWN_FROZEN or not gc.isenabled()):
             return  # the program has its own way with the collector
         self._frozen = True
         gc.freeze()
