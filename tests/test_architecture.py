@@ -20,7 +20,9 @@ SOURCE: Final = Path(__file__).resolve().parent.parent / "src" / "taskloom"
 
 # A name stands for the module and all that is below it; the longest one that fits is taken.
 FLOORS: Final[tuple[frozenset[str], ...]] = (
-    frozenset({"exceptions", "_ids", "_config", "_options", "_current", "_version"}),  # 0 words
+    frozenset(
+        {"exceptions", "_exception_parts", "_ids", "_config", "_options", "_current", "_version"}
+    ),  # 0 words
     frozenset({"ref", "_waiting", "_spec", "backends.base"}),  # 1 nouns
     frozenset({"_core"}),  # 2 the loom
     frozenset({"_wire", "_store"}),  # 3 bytes

@@ -51,6 +51,8 @@ import types
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
+from taskloom._exception_parts import Parts, bare, native_state, set_state
+
 INPUT_FAILED = "At least one of the input arguments for this task could not be computed:"
 LOCAL_IP = "127.0.0.1"
 
@@ -108,6 +110,8 @@ class RayTaskError(RayError):
         traceback_str: the traceback in the worker, as text.
         pid, ip, proctitle: where it ran.
     """
+
+    travels_whole: ClassVar = True  # it pickles itself: see ``_exception_parts``
 
     if TYPE_CHECKING:
         function_name: str
@@ -283,8 +287,8 @@ def _as_dual(report: TaskReport, cause: BaseException) -> RayTaskError:
     new_args: tuple[Any, ...] = ()
     if isinstance(cause, BaseExceptionGroup):
         new_args = (cause.message, cause.exceptions)  # they cannot be set later
-    dual = _bare(_dual_class(type(cause)), new_args, cause.args)
-    _set_state(dual, _native_state(cause), cause.__dict__)
+    dual = bare(_dual_class(type(cause)), new_args, cause.args)
+    set_state(dual, native_state(cause), cause.__dict__)
     dual._settle(report, cause)
     return cast("RayTaskError", dual)
 
@@ -307,103 +311,6 @@ _DUAL_METHODS = {
     "__delattr__": object.__delattr__,
     "derive": _dual_derive,
 }
-
-
-# -- exceptions made without their __init__ ---------------------------------------------------
-
-_NATIVE_ATTRIBUTES = (types.MemberDescriptorType, types.GetSetDescriptorType)
-
-
-def _bare(cls: type[BaseException], new_args: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
-    """An instance of ``cls`` with ``args`` on which no ``__init__`` was called.
-
-    Raises:
-        TypeError: no ``__new__`` written in C can make one.
-    """
-    reason: Exception | None = None
-    for base in cls.__mro__:
-        new = vars(base).get("__new__")
-        if isinstance(new, types.BuiltinFunctionType):
-            try:
-                error = new(cls, *new_args)
-            except TypeError as refused:
-                # "KeyError.__new__(X) is not safe, use OSError.__new__()": X has both as bases.
-                reason = refused
-                continue
-            BaseException.args.__set__(error, args)  # type: ignore[attr-defined]
-            return error
-    raise TypeError(f"cannot make an instance of {cls.__qualname__} without calling it") from reason
-
-
-def _native_state(error: BaseException) -> dict[str, Any]:
-    """Attributes kept outside of ``__dict__``: ``OSError.errno``, ``__slots__`` and so on."""
-    state: dict[str, Any] = {}
-    for base in type(error).__mro__:
-        # AttributeError.obj stays behind as in CPython's own pickles: it may be anything.
-        if base in (AttributeError, BaseException, BaseExceptionGroup):
-            continue
-        for name, attribute in vars(base).items():
-            if name in state or name.startswith("__"):
-                continue
-            if isinstance(attribute, _NATIVE_ATTRIBUTES):
-                try:
-                    state[name] = attribute.__get__(error, type(error))
-                except AttributeError:
-                    continue  # never set
-    return state
-
-
-def _set_state(error: BaseException, native: dict[str, Any], attributes: dict[str, Any]) -> None:
-    """Set attributes past any ``__setattr__`` of the class."""
-    for name, value in native.items():
-        for base in type(error).__mro__:
-            attribute = vars(base).get(name)
-            if isinstance(attribute, _NATIVE_ATTRIBUTES):
-                try:
-                    attribute.__set__(error, value)
-                except (AttributeError, TypeError):
-                    pass  # computed from what is set elsewhere
-                break
-    error.__dict__.update(attributes)
-
-
-def is_plain(error: BaseException) -> bool:
-    """True for an instance of one of Python's own classes, other than groups."""
-    return type(error).__module__ == "builtins" and not isinstance(error, BaseExceptionGroup)
-
-
-class Parts(NamedTuple):
-    """An exception taken apart, to be put together again without calling its ``__init__``."""
-
-    cls: type[BaseException]
-    args: tuple[Any, ...]
-    attributes: dict[str, Any]
-    native: dict[str, Any]
-    members: tuple[Any, ...] = ()  # of a group: exceptions, or Parts of them
-
-    @classmethod
-    def of(cls, error: BaseException) -> Parts:
-        args = error.args
-        members: tuple[Any, ...] = ()
-        if isinstance(error, BaseExceptionGroup):
-            args = (error.message,)
-            members = tuple(map(_part, error.exceptions))
-        return cls(type(error), args, dict(error.__dict__), _native_state(error), members)
-
-    def build(self) -> BaseException:
-        """The exception again."""
-        args: tuple[Any, ...] = self.args
-        new_args: tuple[Any, ...] = ()
-        if self.members:
-            members = [m.build() if isinstance(m, Parts) else m for m in self.members]
-            args = new_args = (*args, members)
-        error = cast("BaseException", _bare(self.cls, new_args, args))
-        _set_state(error, self.native, self.attributes)
-        return error
-
-
-def _part(error: BaseException) -> BaseException | Parts:
-    return error if isinstance(error, RayTaskError) or is_plain(error) else Parts.of(error)
 
 
 # -- tasks and workers ------------------------------------------------------------------------

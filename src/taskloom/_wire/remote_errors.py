@@ -6,7 +6,7 @@ and can always be read; the inner one is the user's exception and may fail to un
 module is missing, or for reasons of its own.
 
 An exception travels without calling its ``__init__``: class, ``args`` and attributes go, and are
-put together again on the other side (``exceptions.Parts``).  A class that says itself how it
+put together again on the other side (``_exception_parts``).  A class that says itself how it
 wants to be pickled is asked first.  What cannot travel is left out and named in the text.
 At worst there is only text.
 
@@ -25,16 +25,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from taskloom import exceptions
+from taskloom._exception_parts import Parts, is_plain
 from taskloom.exceptions import (
     INPUT_FAILED,
     LOCAL_IP,
-    Parts,
     RayError,
     RayTaskError,
     TaskCancelledError,
     TaskReport,
     class_name,
-    is_plain,
 )
 
 if TYPE_CHECKING:
