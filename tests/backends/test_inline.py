@@ -133,7 +133,7 @@ def test_a_value_that_cannot_be_put_is_a_type_error_that_names_the_member(inline
 
 def test_a_result_that_cannot_be_pickled_is_the_error_of_the_task(inline):
     with pytest.raises(TypeError, match="returned"):
-        inline.get(inline.remote(threading.Lock).remote())
+        inline.get(inline.remote(lambda: threading.Lock()).remote())
 
 
 # -- dependencies -------------------------------------------------------------------------------
