@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from taskloom._engine.backlog import OWN_FROZEN, RUN_DOWN, STEP, Backlog
+from taskloom._engine.backlog import OWN_FROZEN, RUN_DOWN, START, STEP, Backlog
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +19,13 @@ def _thaw() -> Iterator[None]:
 
 
 def test_a_short_queue_leaves_the_collector_alone() -> None:
-    Backlog().note(STEP - 1)
+    Backlog().note(START - 1)
     assert gc.get_freeze_count() == 0
 
 
 def test_a_long_queue_is_frozen_until_it_has_run_down() -> None:
     backlog = Backlog()
-    backlog.note(STEP)
+    backlog.note(START)
     frozen = gc.get_freeze_count()
     assert frozen > 0
     backlog.note(RUN_DOWN)
@@ -36,12 +36,12 @@ def test_a_long_queue_is_frozen_until_it_has_run_down() -> None:
 
 def test_a_queue_that_grows_is_frozen_step_by_step() -> None:
     backlog = Backlog()
-    backlog.note(STEP)
+    backlog.note(START)
     before = gc.get_freeze_count()
     more = [[n] for n in range(1000)]
-    backlog.note(STEP + 1)
+    backlog.note(START + 1)
     assert gc.get_freeze_count() <= before
-    backlog.note(2 * STEP)
+    backlog.note(START + STEP)
     assert gc.get_freeze_count() >= before + len(more)
 
 
@@ -52,7 +52,7 @@ def test_garbage_that_was_frozen_is_collected_after_the_queue() -> None:
     node = Node()
     node.me = node  # type: ignore[attr-defined]
     backlog = Backlog()
-    backlog.note(STEP)
+    backlog.note(START)
     del node
     gc.collect()
     assert any(type(thing) is Node for thing in gc.get_objects()) or gc.get_freeze_count()
@@ -66,11 +66,11 @@ def test_a_program_that_freezes_or_switches_the_collector_off_is_left_alone() ->
     gc.freeze()
     before = gc.get_freeze_count()
     backlog = Backlog()
-    backlog.note(STEP)
+    backlog.note(START)
     backlog.note(0)
     assert gc.get_freeze_count() == before >= len(keep)
     gc.unfreeze()
     gc.disable()
     backlog = Backlog()
-    backlog.note(STEP)
+    backlog.note(START)
     assert gc.get_freeze_count() == 0

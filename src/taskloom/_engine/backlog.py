@@ -15,7 +15,9 @@ from __future__ import annotations
 import gc
 from typing import Final
 
-STEP: Final = 5_000
+START: Final = 5_000
+"""So many pending calls are a long queue."""
+STEP: Final = 1_000
 """New pending calls after which the collector is relieved of them."""
 OWN_FROZEN: Final = 5_000
 """More frozen objects than these are the program's doing; Python itself freezes some hundred."""
@@ -25,7 +27,7 @@ RUN_DOWN: Final = 100
 
 class Backlog:
     def __init__(self) -> None:
-        self._next = STEP
+        self._next = START
         self._frozen = False
 
     def note(self, pending: int) -> None:

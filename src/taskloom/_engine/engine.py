@@ -73,13 +73,14 @@ class Engine:
             max_processes=max(1, math.ceil(config.num_cpus)) + config.max_extra_workers,
         )
         self._pool = Pool(config, facts, surroundings, self)
-        self._wakeups = Wakeups()
+        self.wakeups = Wakeups()
         self._dirty: set[WorkerProcess] = set()
         self._loop: AbstractEventLoop | None = None
         self._requests: Requests | None = None
         self._progress_timer = False
         self._closing = False
         self._collector = Backlog()
+        self.count_inbox: Callable[[], int] = lambda: 0  # calls that are still on their way here
         self._broken: Failure | None = None  # workers cannot be started: why
         self._handlers: dict[int, Callable[[WorkerProcess, Message], None]] = {}
 
@@ -123,7 +124,7 @@ class Engine:
         self._broken = system_failure(SessionClosedError("the session was shut down"))
         for node in list(self.loom.graph.nodes.values()):
             self.loom.graph.fail(node, self._broken, "shutdown")
-        self._wakeups.deliver()
+        self.wakeups.deliver()
         self._collector.note(0)
         self._pool.close()
 
@@ -174,7 +175,7 @@ class Engine:
         callback: Callable[[int], None],
         loop: AbstractEventLoop | None,
     ) -> Subscriber:
-        return Subscriber(records, callback, loop, self._wakeups)
+        return Subscriber(records, callback, loop, self.wakeups)
 
     def _submit(self, node: Node) -> None:
         if self._broken is not None:
@@ -191,9 +192,9 @@ class Engine:
 
     def settle(self) -> None:
         """One scheduling pass, one write per worker, one call per foreign loop."""
-        self._collector.note(len(self.loom.graph.nodes))
+        self._collector.note(len(self.loom.graph.nodes) + self.count_inbox())
         if self._closing:  # the pool is gone: late callers only hear so
-            self._wakeups.deliver()
+            self.wakeups.deliver()
             return
         try:
             self.loom.schedule()
@@ -205,7 +206,7 @@ class Engine:
                     self._progress_timer = True
                     assert self._loop is not None
                     self._loop.call_later(PROGRESS_CHECK_S, self._check_progress)
-            self._wakeups.deliver()
+            self.wakeups.deliver()
 
     def post(self, worker: WorkerProcess, message: Message) -> None:
         """Have a message sent on the worker's data stream at the end of this tick."""

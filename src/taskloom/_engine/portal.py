@@ -42,6 +42,10 @@ class Portal:
             os.set_blocking(self._read_fd, False)
             os.set_blocking(self._write_fd, False)
 
+    def __len__(self) -> int:
+        """How much stands in the inbox."""
+        return len(self._inbox)
+
     def post(self, method: Callable[[Any], None], argument: Any) -> None:
         """Have ``method(argument)`` called in the loop's thread, in the order of the posts.
 

@@ -26,12 +26,20 @@ class ThreadWaiter(Waiter):
         records: what it waits for, each once.
         count: how many of them must be done.
         stop_at_failure: a failed one ends the wait (``get``).
+        wakeups: wakes the thread at the end of the tick, when the engine is about to rest: before
+            that the two would only fight for the interpreter.  None: at once.
     """
 
     def __init__(
-        self, records: Iterable[ObjectRecord], count: int, *, stop_at_failure: bool
+        self,
+        records: Iterable[ObjectRecord],
+        count: int,
+        *,
+        stop_at_failure: bool,
+        wakeups: Wakeups | None = None,
     ) -> None:
         super().__init__(records)
+        self._wakeups = wakeups
         self._left = count
         self._told = 0
         self._stop_at_failure = stop_at_failure
@@ -44,7 +52,10 @@ class ThreadWaiter(Waiter):
         self._told += 1
         if not self._released and (self._left <= 0 or (self._stop_at_failure and record.failed)):
             self._released = True
-            self._lock.release()
+            if self._wakeups is None:
+                self._lock.release()
+            else:
+                self._wakeups.threads.append(self._lock)
 
     def wait(self, timeout_s: float | None) -> bool:
         """Block; False when time was up.  Signals interrupt it (Ctrl-C)."""
@@ -90,11 +101,16 @@ class Wakeups:
 
     def __init__(self) -> None:
         self._pending: dict[AbstractEventLoop, list[tuple[Subscriber, int]]] = {}
+        self.threads: list[threading.Lock] = []  # to be released
 
     def add(self, loop: AbstractEventLoop, subscriber: Subscriber, key: int) -> None:
         self._pending.setdefault(loop, []).append((subscriber, key))
 
     def deliver(self) -> None:
+        if self.threads:
+            threads, self.threads = self.threads, []
+            for lock in threads:
+                lock.release()
         if not self._pending:
             return
         pending, self._pending = self._pending, {}

@@ -65,6 +65,7 @@ class LocalBackend:
         surroundings = Surroundings.of_this_process()
         self._engine = Engine(config, self.session_id, facts, surroundings, self._printer)
         self._portal = Portal(self._engine.settle)
+        self._engine.count_inbox = self._portal.__len__
         self._post = self._portal.post
         self._post_if_open = self._portal.post_if_open
         self._submit = self._engine.submit
@@ -151,7 +152,8 @@ class LocalBackend:
         if pending and timeout_s != 0 and not any(record.failed for record in records):
             if len(pending) > 1:
                 pending = list(dict.fromkeys(pending))
-            waiter = ThreadWaiter(pending, len(pending), stop_at_failure=True)
+            wakeups = self._engine.wakeups
+            waiter = ThreadWaiter(pending, len(pending), stop_at_failure=True, wakeups=wakeups)
             self._wait_for(waiter, timeout_s)
         if self._printer.backlog:
             self._printer.flush()
@@ -173,7 +175,9 @@ class LocalBackend:
         pending = [r._record for r in refs if self._check(r)._record.outcome is None]
         missing = num_returns - (len(refs) - len(pending))
         if missing > 0 and timeout_s != 0:
-            self._wait_for(ThreadWaiter(pending, missing, stop_at_failure=False), timeout_s)
+            wakeups = self._engine.wakeups
+            waiter = ThreadWaiter(pending, missing, stop_at_failure=False, wakeups=wakeups)
+            self._wait_for(waiter, timeout_s)
         if self._printer.backlog:
             self._printer.flush()
         ready: list[ObjectRef[object]] = []
