@@ -31,13 +31,14 @@ class Backlog:
         self._frozen = False
 
     def note(self, pending: int) -> None:
-        """Tell how many calls are pending now."""
+        """Tell how many calls are pending now.  Any thread may; a race costs one freeze more."""
         if pending >= self._next:
             self._freeze(pending)
         elif self._frozen:
             self._next = min(self._next, pending + STEP)
             if pending < RUN_DOWN:
                 self._frozen = False
+                self._next = START
                 gc.unfreeze()
 
     def _freeze(self, pending: int) -> None:

@@ -192,7 +192,7 @@ class Engine:
 
     def settle(self) -> None:
         """One scheduling pass, one write per worker, one call per foreign loop."""
-        self._collector.note(len(self.loom.graph.nodes) + self.count_inbox())
+        self.note_backlog()
         if self._closing:  # the pool is gone: late callers only hear so
             self.wakeups.deliver()
             return
@@ -207,6 +207,10 @@ class Engine:
                     assert self._loop is not None
                     self._loop.call_later(PROGRESS_CHECK_S, self._check_progress)
             self.wakeups.deliver()
+
+    def note_backlog(self) -> None:
+        """Look how long the queue is; submitting threads do so, too, when they run ahead."""
+        self._collector.note(len(self.loom.graph.nodes) + self.count_inbox())
 
     def post(self, worker: WorkerProcess, message: Message) -> None:
         """Have a message sent on the worker's data stream at the end of this tick."""

@@ -35,6 +35,7 @@ from taskloom.ref import ObjectRef
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+_LOOK_EVERY: Final = 1023 << _ids.INDEX_BITS  # one task key in 1,024 has none of these bits
 _CLOSED: Final = "the taskloom session is closed: call taskloom.init() to start another one"
 
 
@@ -128,6 +129,8 @@ class LocalBackend:
         node.nested = nested  # type: ignore[assignment]  # keys; the engine looks them up
         node.context = self._contexts.pack()
         self._post(self._submit, node)
+        if not task & _LOOK_EVERY:
+            self._engine.note_backlog()
         if count == 1:
             return ObjectRef(task + 1, self, record)
         return [ObjectRef(output.key, self, output) for output in outputs] or None
