@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,7 +64,8 @@ def test_checkers_find_the_types_and_errors_that_users_rely_on(checker: Checker)
 
 @pytest.mark.parametrize("checker", [mypy, pyright])
 def test_the_assertions_can_fail(checker: Checker, tmp_path: Path):
-    wrong = tmp_path / "wrong.py"
+    # A new name each time: for a module it knows mypy repeats what it said, old path included.
+    wrong = tmp_path / f"wrong_{uuid.uuid4().hex}.py"
     wrong.write_text(
         "# pyright: reportUnnecessaryTypeIgnoreComment=error\n"
         "from typing import assert_type\n"

@@ -66,6 +66,9 @@ class Desk:
     def refs(self, count: int) -> list[ObjectRef[Any]]:
         return [ObjectRef(next(self._keys), self, object()) for _ in range(count)]
 
+    def abandon(self, ref: ObjectRef[Any]) -> None:
+        """Nothing to do: there are no tasks behind the refs."""
+
     def finish(self, ref: ObjectRef[Any], outcome: object = None) -> None:
         with self.subscribed:
             self.outcomes[ref._key] = outcome
