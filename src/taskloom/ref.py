@@ -228,5 +228,5 @@ class ObjectRef(Generic[T_co]):
 
 def _waiting() -> Any:
     # Loaded by the first who waits: it needs asyncio, which a worker for plain tasks never
-    # loads (a third of its start-up time and memory).
+    # loads: it is slow to import.
     return import_module("taskloom._waiting")

@@ -47,7 +47,7 @@ def serve(number: int, kind: int, slot: int, fds: tuple[int, ...], facts: dict[s
     link = Link(socket.socket(fileno=data_fd), socket.socket(fileno=control_fd))
     note_started = _started_writer(facts["page"], slot)
     if kind == LOOP:
-        # asyncio costs a plain worker a third of its start-up time: only this kind loads it.
+        # A plain worker never needs asyncio, which is slow to load: only this kind does.
         loop_executor = import_module("taskloom._worker.loop_executor")
         running = loop_executor.running
         executor = loop_executor.LoopExecutor(link, output, note_started)
