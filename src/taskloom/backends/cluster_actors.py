@@ -1,0 +1,113 @@
+"""Actors on a cluster, seen from those who make and call them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from taskloom import _ids
+from taskloom._spec import TaskSpec
+from taskloom._wire.remote_errors import Failure, system_failure
+from taskloom.backends.base import FoundActor, Made
+from taskloom.backends.cluster_driver import ActorHome, Place
+from taskloom.backends.cluster_objects import State
+from taskloom.exceptions import ActorDiedError, ActorHandleNotFoundError
+
+if TYPE_CHECKING:
+    from taskloom.backends.cluster import ClusterBackend
+
+
+class ClusterActors:
+    """The actors that a process knows, by key.
+
+    Args:
+        home: whose they are.
+    """
+
+    def __init__(self, home: ClusterBackend) -> None:
+        self._home = home
+        self._known: dict[int, bytes] = {}  # manifests of those this process has made or met
+
+    def create(
+        self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> FoundActor:
+        """Make an actor, or find the living one that has its name."""
+        home, facts = self._home, spec.actor
+        assert facts is not None
+        home.check_open()
+        home.driver.check(spec)
+        if facts.name and (found := home.driver.find_actor(facts.namespace, facts.name)):
+            return FoundActor(found.key, found.manifest)
+        job, inputs = home.calls.encode(spec, args, kwargs)
+        key = _ids.object_of(_ids.TaskKey(job.task), 0)
+        made = home.driver.create_actor(spec, job, [home.calls.fill(record) for record in inputs])
+        if isinstance(made, FoundActor):
+            return made
+        record = home.objects.new_there(key, Place(value=made))
+        self._known[key] = facts.manifest
+        return FoundActor(key, facts.manifest, home.ref_of(record))
+
+    def _actor(self, key: int) -> ActorHome | None:
+        record = self._home.objects.by_key.get(key)
+        if record is not None and record.state == State.THERE and record.place is not None:
+            actor = record.place.value
+            if isinstance(actor, ActorHome):
+                return actor
+        return self._home.driver.actor_of(key)
+
+    def call(
+        self, key: int, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Made:
+        """Queue one call."""
+        home, driver = self._home, self._home.driver
+        actor = self._actor(key)
+        if actor is None:
+            return home.calls.send(
+                spec, args, kwargs, driver.submit, driver.stream, failure=self._gone(key)
+            )
+        return home.calls.send(
+            spec,
+            args,
+            kwargs,
+            partial(driver.call_actor, actor),
+            partial(driver.stream_actor, actor),
+            actor=key,
+            keeps=(actor, home.objects.by_key.get(key)),  # what is called is kept
+        )
+
+    def kill(self, key: int, *, no_restart: bool) -> None:
+        """End an actor; nothing happens when it is dead."""
+        actor = self._actor(key)
+        if actor is not None:
+            self._home.driver.kill_actor(actor, no_restart=no_restart)
+        elif key not in self._known:
+            raise ActorHandleNotFoundError("the actor of this handle is not known any more")
+
+    def answer(self, name: str, content: Any) -> Any:
+        """As ``_engine/actor_desk`` does."""
+        home = self._home
+        if name == "find":
+            found = home.driver.find_actor(*content)
+            return () if found is None else (found.key, found.manifest)
+        if name == "list":
+            return home.driver.list_actors(content)
+        if name == "pending":
+            calls = list(home.calls.running.values())
+            return sum(1 for call in calls if call.actor == content)
+        if name == "is_known":
+            return self._actor(content) is not None
+        call = home.calls.of(content)
+        return call is not None and bool(call.actor)
+
+    def close(self) -> None:
+        """The session ends."""
+        self._known.clear()
+
+    def _gone(self, key: int) -> Failure:
+        actor_id = _ids.actor_bytes(self._home.session_id, key).hex()
+        return system_failure(
+            ActorDiedError(
+                f"The actor {actor_id} is dead: all handles that keep it alive were gone.",
+                actor_id=actor_id,
+            )
+        )
