@@ -12,7 +12,8 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.contenders import CONTENDERS, Entry
-from benchmarks.questions import QUESTIONS, Question
+from benchmarks.question import Question
+from benchmarks.questions import QUESTIONS
 from benchmarks.runner import ROOT, Plan, Run, execute
 from benchmarks.sizes import QUICK, Sizes
 from benchmarks.summary import Summary
@@ -45,7 +46,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         sizes = replace(sizes, matrix_size=options.matrix_size)
     repeats = options.repeats or (1 if options.quick else 3)
     return Plan(
-        questions=_chosen_questions(options.only, is_big=options.big),
+        questions=_chosen_questions(options),
         contenders=_chosen_contenders(options.contenders),
         sizes=sizes,
         repeats=repeats,
@@ -54,10 +55,14 @@ def _plan(options: argparse.Namespace) -> Plan:
     )
 
 
-def _chosen_questions(names: str | None, *, is_big: bool) -> list[Question]:
-    if names is not None:
-        return [QUESTIONS[name] for name in _split(names, QUESTIONS, "question")]
-    return [question for question in QUESTIONS.values() if is_big or not question.is_big]
+def _chosen_questions(options: argparse.Namespace) -> list[Question]:
+    if options.only is not None:
+        return [QUESTIONS[name] for name in _split(options.only, QUESTIONS, "question")]
+    return [
+        question
+        for question in QUESTIONS.values()
+        if (options.big or not question.is_big) and (options.soak or not question.is_soak)
+    ]
 
 
 def _chosen_contenders(names: str | None) -> list[Entry]:
@@ -112,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
         "--slow-repeats", type=int, metavar="N", help="the same for Ray and Dask (default: as many)"
     )
     add("--quick", action="store_true", help="small sizes, one repeat: does everything work?")
-    add("--big", action="store_true", help="also the graphs of 100,000 tasks and a million edges")
+    add("--big", action="store_true", help="also large graphs, values, and a million pending tasks")
+    add("--soak", action="store_true", help="also ten million tasks in a loop: some ten minutes")
     add("--matrix-size", type=int, metavar="N", help="size of the matrices (default 120)")
     add("--time-limit", type=float, default=180.0, metavar="S", help="for one process (180)")
     add("--save", metavar="NAME", help="keep the numbers in benchmarks/results/NAME.json")

@@ -26,7 +26,7 @@ _SLICE = 50
 
 def await_latencies_s(contender: Contender, sizes: Sizes) -> list[float]:
     """Seconds of each ``await`` of one task, one after another."""
-    return _run(_await_one_by_one(contender, sizes.latency_calls))
+    return run(_await_one_by_one(contender, sizes.latency_calls))
 
 
 async def _await_one_by_one(contender: Contender, calls: int) -> list[float]:
@@ -50,7 +50,7 @@ def loop_lag(contender: Contender, entry: Entry, sizes: Sizes) -> dict[str, floa
     The workers are held until the last task has been queued, so that all are in flight at once.
     The user's coroutine is a polite one: it gives way after a few calls.
     """
-    return _run(_loop_lag(contender, sizes))
+    return run(_loop_lag(contender, sizes))
 
 
 async def _loop_lag(contender: Contender, sizes: Sizes) -> dict[str, float]:
@@ -149,6 +149,6 @@ class Ticker:
                 self.lags_s.append(lag_s)
 
 
-def _run(main: Coroutine[Any, Any, T]) -> T:
+def run(main: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(main)

@@ -13,7 +13,9 @@ from pathlib import Path
 from benchmarks import programs
 from benchmarks.contenders import CONTENDERS, Entry
 from benchmarks.contenders.base import Contender
-from benchmarks.questions import QUESTIONS, Answer, Question
+from benchmarks.question import Answer, Question
+from benchmarks.questions import QUESTIONS
+from benchmarks.ray_rows import ROWS
 from benchmarks.sizes import Sizes
 from benchmarks.timing import verify
 
@@ -25,7 +27,7 @@ _WARM_UP_TASKS = 200
 
 
 def main(question_name: str, contender_name: str, sizes_json: str, answer_path: str) -> None:
-    question, entry = QUESTIONS[question_name], CONTENDERS[contender_name]
+    question, entry = (QUESTIONS | ROWS)[question_name], CONTENDERS[contender_name]
     answer = measure(question, entry, Sizes(**json.loads(sizes_json)))
     missing = {metric.name for metric in question.metrics} - answer.keys()
     verify("metrics that are missing", missing, set())
@@ -39,6 +41,7 @@ def measure(question: Question, entry: Entry, sizes: Sizes) -> Answer:
     assert question.inside is not None, f"{question.name} is measured by nobody"
     contender = entry.load()
     try:
+        contender.prepare(**(question.init(sizes) if question.init is not None else {}))
         contender.start(sizes.workers)
     except Exception as error:
         traceback.print_exc()

@@ -12,6 +12,7 @@ from statistics import median
 from benchmarks import programs
 from benchmarks.contenders import Entry
 from benchmarks.contenders.base import Contender
+from benchmarks.processes import CpuMeter
 from benchmarks.sizes import Sizes
 from benchmarks.timing import rounds, verify
 
@@ -20,33 +21,42 @@ Answer = dict[str, float]
 
 def chain(contender: Contender, entry: Entry, sizes: Sizes) -> Answer:
     submit, fetch_one = contender.submitter(programs.inc), contender.fetch_one
-    times_s = []
+    times_s, cpu_s = [], []
     for _ in rounds(most=5, budget_s=2.0):
-        started = time.perf_counter()
-        link = submit(0)
-        for _ in range(sizes.chain - 1):
-            link = submit(link if entry.takes_refs else fetch_one(link))
-        value = fetch_one(link)
-        times_s.append(time.perf_counter() - started)
+        with CpuMeter() as cpu:
+            started = time.perf_counter()
+            link = submit(0)
+            for _ in range(sizes.chain - 1):
+                link = submit(link if entry.takes_refs else fetch_one(link))
+            value = fetch_one(link)
+            times_s.append(time.perf_counter() - started)
         verify("end of the chain", value, sizes.chain)
-    return {"rate": sizes.chain / median(times_s), "seconds": median(times_s)}
+        cpu_s.append(cpu.seconds)
+    return _rates(sizes.chain, times_s, cpu_s)
 
 
 def tree(contender: Contender, entry: Entry, sizes: Sizes) -> Answer:
     leaf, add = contender.submitter(programs.inc), contender.submitter(programs.add)
     wanted = sum(range(1, sizes.leaves + 1))
-    times_s = []
+    times_s, cpu_s = [], []
     for _ in rounds(most=5, budget_s=2.0):
-        started = time.perf_counter()
-        level = [leaf(n) for n in range(sizes.leaves)]
-        while len(level) > 1:
-            if not entry.takes_refs:
-                level = contender.fetch(level)
-            level = [add(*pair) for pair in zip(level[::2], level[1::2], strict=True)]
-        value = contender.fetch_one(level[0])
-        times_s.append(time.perf_counter() - started)
+        with CpuMeter() as cpu:
+            started = time.perf_counter()
+            level = [leaf(n) for n in range(sizes.leaves)]
+            while len(level) > 1:
+                if not entry.takes_refs:
+                    level = contender.fetch(level)
+                level = [add(*pair) for pair in zip(level[::2], level[1::2], strict=True)]
+            value = contender.fetch_one(level[0])
+            times_s.append(time.perf_counter() - started)
         verify("root of the tree", value, wanted)
-    return {"rate": (2 * sizes.leaves - 1) / median(times_s), "seconds": median(times_s)}
+        cpu_s.append(cpu.seconds)
+    return _rates(2 * sizes.leaves - 1, times_s, cpu_s)
+
+
+def _rates(tasks: int, times_s: list[float], cpu_s: list[float]) -> Answer:
+    seconds = median(times_s)
+    return {"rate": tasks / seconds, "seconds": seconds, "cpu_us": median(cpu_s) / tasks * 1e6}
 
 
 # -- graphs that only a real graph engine should be asked for --------------------------------------

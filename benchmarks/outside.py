@@ -12,13 +12,15 @@ from pathlib import Path
 from statistics import median
 from uuid import uuid4
 
-from benchmarks.processes import MARK, marked, pss_bytes, wait_for_end
+from benchmarks.processes import MARK, marked, pss_bytes, voluntary_switches, wait_for_end
 from benchmarks.timing import rounds, verify
 
 _PROGRAMS = Path(__file__).parent / "first_result"
 _FIRST_RESULT = "49"
 _LOOK_EVERY_S = 0.5
 _LOOKS = 20
+_REST_S = 3.0
+_WATCH_S = 5.0
 
 
 def first_result(contender: str) -> dict[str, float]:
@@ -37,17 +39,23 @@ def first_result(contender: str) -> dict[str, float]:
 
 def memory(contender: str) -> dict[str, float]:
     """The memory of all processes of a program whose two workers were used and are idle."""
-    with _program(contender, "hold") as (process, mark):
-        _expect(process, _FIRST_RESULT)
-        _expect(process, "idle")
+    with _idle_program(contender) as mark:
         sizes = _settled_sizes(mark)
-        verify("the program is running", process.poll(), None)
-        assert process.stdin is not None
-        process.stdin.write("go on\n")
-        process.stdin.flush()
-        process.wait()
-        verify("exit code", process.returncode, 0)
     return {"pss": sum(sizes) / 1e6, "processes": float(len(sizes))}
+
+
+def idle(contender: str) -> dict[str, float]:
+    """How often a second anything wakes up in a program whose workers were used and are idle."""
+    with _idle_program(contender) as mark:
+        time.sleep(_REST_S)  # what follows upon work, such as a timer that finds nothing, is over
+        pids = marked(mark)
+        before = voluntary_switches(pids)
+        started = time.perf_counter()
+        time.sleep(_WATCH_S)
+        after = voluntary_switches(marked(mark))
+        elapsed_s = time.perf_counter() - started
+    woken = sum(count - before.get(thread, 0) for thread, count in after.items())
+    return {"rate": woken / elapsed_s, "processes": float(len(pids))}
 
 
 def _settled_sizes(mark: str) -> list[int]:
@@ -60,6 +68,21 @@ def _settled_sizes(mark: str) -> list[int]:
         if len(sizes) == len(before) and abs(sum(sizes) - sum(before)) < sum(sizes) / 100:
             break
     return sizes
+
+
+@contextmanager
+def _idle_program(contender: str) -> Iterator[str]:
+    """The mark of a program that has nothing to do until the block ends."""
+    with _program(contender, "hold") as (process, mark):
+        _expect(process, _FIRST_RESULT)
+        _expect(process, "idle")
+        yield mark
+        verify("the program is running", process.poll(), None)
+        assert process.stdin is not None
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+        process.wait()
+        verify("exit code", process.returncode, 0)
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 MARK = "BENCHMARK_PROGRAM"
 """The environment variable that carries the mark."""
@@ -49,6 +51,80 @@ def pss_bytes(pid: int) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Resident memory that is a process's own: heap and stacks, no files, nothing shared."""
+    for line in (_PROC / str(pid) / "status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"the kernel does not tell the anonymous memory of process {pid}")
+
+
+def voluntary_switches(pids: Iterable[int]) -> dict[str, int]:
+    """How often each thread of some processes has gone to sleep: as often as it was woken."""
+    switches = {}
+    for pid in pids:
+        for thread in (_PROC / str(pid) / "task").glob("*"):
+            try:
+                status = (thread / "status").read_text()
+            except OSError:
+                continue  # it has ended
+            for line in status.splitlines():
+                if line.startswith("voluntary_ctxt_switches:"):
+                    switches[thread.name] = int(line.split()[1])
+    return switches
+
+
+def children_pss_bytes(root: int) -> int:
+    """The proportional set sizes of all descendants of a process together."""
+    return sum(pss_bytes(pid) for pid in descendants(root))
+
+
+def descendants(root: int) -> list[int]:
+    """The children of a process, their children, and so on."""
+    children: dict[int, list[int]] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdecimal():
+            try:
+                children.setdefault(int(_stat(int(entry.name))[1]), []).append(int(entry.name))
+            except OSError:
+                continue  # it has ended
+    below = list(children.get(root, ()))
+    for pid in below:  # grows while it is walked
+        below.extend(children.get(pid, ()))
+    return below
+
+
+class CpuMeter:
+    """Processor time that this process and its descendants use in a ``with`` block.
+
+    What other programs do on the machine hardly changes it, which cannot be said of the clock.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._before: dict[int, int] = {}
+
+    def __enter__(self) -> Self:
+        pids = [os.getpid(), *descendants(os.getpid())]
+        self._before = {pid: _cpu_ns(pid) for pid in pids}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        used_ns = sum(_cpu_ns(pid) - before for pid, before in self._before.items())
+        new = set(descendants(os.getpid())) - self._before.keys()
+        self.seconds = (used_ns + sum(map(_cpu_ns, new))) / 1e9
+
+
+def _cpu_ns(pid: int) -> int:
+    total = 0
+    for thread in (_PROC / str(pid) / "task").glob("*"):
+        try:
+            total += int((thread / "schedstat").read_text().split()[0])
+        except OSError:
+            continue  # it has ended
+    return total
 
 
 def wait_for_end(mark: str, *, variable: str = MARK, timeout_s: float) -> list[int]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator, Sized
 from itertools import product
 
 Matrix = list[list[int]]
+Lap = tuple[int, int, float, float]
+"""The number of a task, the pid of its worker, and when it began and ended (monotonic)."""
 
 
 def noop() -> None:
@@ -25,6 +28,18 @@ def total(*values: int) -> int:
     return sum(values)
 
 
+def length(value: Sized) -> int:
+    return len(value)
+
+
+def numbers(count: int) -> list[int]:
+    return list(range(count))
+
+
+def count_up(count: int) -> Iterator[int]:
+    yield from range(count)
+
+
 def where() -> int:
     """The pid of a worker, which is kept busy long enough for the others to get work too."""
     time.sleep(0.02)
@@ -35,6 +50,35 @@ def wait_for_file(path: str) -> None:
     """Keep a worker busy until ``path`` exists."""
     while not os.path.exists(path):
         time.sleep(0.001)
+
+
+def wait_at_gate(path: str) -> None:
+    """Keep a worker asleep until a byte for it is in the named pipe."""
+    gate = os.open(path, os.O_RDONLY)
+    try:
+        os.read(gate, 1)
+    finally:
+        os.close(gate)
+
+
+def nap(number: int, seconds: float) -> Lap:
+    """Sleep; the length is known to nobody before it is over."""
+    begun = time.monotonic()
+    if seconds:
+        time.sleep(seconds)
+    return number, os.getpid(), begun, time.monotonic()
+
+
+def no_nap(number: int) -> Lap:
+    return nap(number, 0.0)
+
+
+def short_nap(number: int) -> Lap:
+    return nap(number, 0.001)
+
+
+def long_nap(number: int) -> Lap:
+    return nap(number, 0.05)
 
 
 def perform_naive_matrix_multiplication(size: int) -> Matrix:
@@ -54,3 +98,17 @@ def compute_matrix_sum(matrix: Matrix) -> int:
 def expensive_computation(size: int) -> int:
     result = perform_naive_matrix_multiplication(size)
     return compute_matrix_sum(result)
+
+
+class Echo:
+    """For actors."""
+
+    def inc(self, value: int) -> int:
+        return value + 1
+
+
+class AsyncEcho:
+    """For actors with an event loop."""
+
+    async def inc(self, value: int) -> int:
+        return value + 1

@@ -9,50 +9,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import median
-from typing import Literal
 
-from benchmarks import asyncio_questions, graph_questions, outside, programs
+from benchmarks import (
+    actor_questions,
+    asyncio_questions,
+    endurance_questions,
+    fairness,
+    graph_questions,
+    outside,
+    ping_pong,
+    programs,
+    store_questions,
+    stream_questions,
+)
 from benchmarks.contenders import Entry
 from benchmarks.contenders.base import Contender
+from benchmarks.processes import CpuMeter
+from benchmarks.question import Answer, Metric, Question
 from benchmarks.sizes import Sizes
 from benchmarks.timing import percentile, rounds, verify
-
-Answer = dict[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """One number of an answer."""
-
-    name: str
-    title: str
-    unit: str
-    better: Literal["higher", "lower"] = "lower"
-    is_main: bool = True  # compared with the others; else shown only
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is asked, of whom, and who measures it."""
-
-    name: str
-    title: str
-    metrics: tuple[Metric, ...]
-    inside: Callable[[Contender, Entry, Sizes], Answer] | None = None
-    outside: Callable[[str], Answer] | None = None
-    only: tuple[str, ...] | None = None  # names of contenders; None: everybody
-    needs_nesting: bool = False
-    needs_warm_cache: bool = False  # measures imports: byte code must be cached before
-    is_big: bool = False
-
-    def suits(self, entry: Entry) -> bool:
-        """True when ``entry`` can answer it."""
-        if self.only is not None and entry.name not in self.only:
-            return False
-        return entry.nests or not self.needs_nesting
-
 
 # -- submit, fetch ---------------------------------------------------------------------------------
 
@@ -63,13 +39,14 @@ def get_latency(contender: Contender, entry: Entry, sizes: Sizes) -> Answer:
     for n in range(sizes.latency_calls // 10):
         verify("inc", fetch_one(submit(n)), n + 1)
     values, latencies_s = [], []
-    for n in range(sizes.latency_calls):
-        started = clock()
-        value = fetch_one(submit(n))
-        latencies_s.append(clock() - started)
-        values.append(value)
+    with CpuMeter() as cpu:
+        for n in range(sizes.latency_calls):
+            started = clock()
+            value = fetch_one(submit(n))
+            latencies_s.append(clock() - started)
+            values.append(value)
     verify("inc", values, list(range(1, sizes.latency_calls + 1)))
-    return _latency(latencies_s)
+    return {**_latency(latencies_s), "cpu_us": cpu.seconds / sizes.latency_calls * 1e6}
 
 
 def await_latency(contender: Contender, entry: Entry, sizes: Sizes) -> Answer:
@@ -85,40 +62,54 @@ def _latency(latencies_s: list[float]) -> Answer:
 
 def noop_throughput(contender: Contender, entry: Entry, sizes: Sizes) -> Answer:
     submit = contender.submitter(programs.noop)
-    submit_s, all_s = [], []
+    submit_s, all_s, cpu_s = [], [], []
     for _ in rounds(most=5, budget_s=2.0):
-        started = time.perf_counter()
-        handles = [submit() for _ in range(sizes.tasks)]
-        submitted = time.perf_counter()
-        values = contender.fetch(handles)
-        ended = time.perf_counter()
+        with CpuMeter() as cpu:
+            started = time.perf_counter()
+            handles = [submit() for _ in range(sizes.tasks)]
+            submitted = time.perf_counter()
+            values = contender.fetch(handles)
+            ended = time.perf_counter()
         verify("no-ops", values, [None] * sizes.tasks)
         submit_s.append(submitted - started)
         all_s.append(ended - started)
-    return {"rate": sizes.tasks / median(all_s), "submit_us": median(submit_s) / sizes.tasks * 1e6}
+        cpu_s.append(cpu.seconds)
+    return {
+        "rate": sizes.tasks / median(all_s),
+        "submit_us": median(submit_s) / sizes.tasks * 1e6,
+        "cpu_us": median(cpu_s) / sizes.tasks * 1e6,
+    }
 
 
 def inc_throughput(contender: Contender, entry: Entry, sizes: Sizes) -> Answer:
     submit = contender.submitter(programs.inc)
-    times_s = []
+    times_s, cpu_s = [], []
     for _ in rounds(most=5, budget_s=2.0):
-        started = time.perf_counter()
-        values = contender.fetch([submit(n) for n in range(sizes.tasks)])
-        times_s.append(time.perf_counter() - started)
+        with CpuMeter() as cpu:
+            started = time.perf_counter()
+            values = contender.fetch([submit(n) for n in range(sizes.tasks)])
+            times_s.append(time.perf_counter() - started)
         verify("inc", values, list(range(1, sizes.tasks + 1)))
-    return {"rate": sizes.tasks / median(times_s)}
+        cpu_s.append(cpu.seconds)
+    return {"rate": sizes.tasks / median(times_s), "cpu_us": median(cpu_s) / sizes.tasks * 1e6}
 
 
 def nested(contender: Contender, entry: Entry, sizes: Sizes) -> Answer:
     tasks, calls = sizes.outer_tasks, sizes.inner_calls
     wanted = [sum(range(n * calls + 1, (n + 1) * calls + 1)) for n in range(tasks)]
-    times_s = []
+    times_s, cpu_s = [], []
     for _ in rounds(most=5, budget_s=2.0):
-        started = time.perf_counter()
-        values = contender.nested(tasks, calls)
-        times_s.append(time.perf_counter() - started)
+        with CpuMeter() as cpu:
+            started = time.perf_counter()
+            values = contender.nested(tasks, calls)
+            times_s.append(time.perf_counter() - started)
         verify("nested sums", values, wanted)
-    return {"rate": tasks * (calls + 1) / median(times_s), "seconds": median(times_s)}
+        cpu_s.append(cpu.seconds)
+    return {
+        "rate": tasks * (calls + 1) / median(times_s),
+        "seconds": median(times_s),
+        "cpu_us": median(cpu_s) / (tasks * (calls + 1)) * 1e6,
+    }
 
 
 # -- the matrix program ----------------------------------------------------------------------------
@@ -162,6 +153,7 @@ def _against_sequential(run: Callable[[], list[int]], sizes: Sizes) -> Answer:
 _RATE = Metric(name="rate", title="tasks/s", unit="1/s", better="higher")
 _P50 = Metric(name="p50", title="p50", unit="us")
 _P99 = Metric(name="p99", title="p99", unit="us")
+_CPU = Metric(name="cpu_us", title="CPU a task", unit="us", is_main=False)
 _MATRIX = (
     Metric(name="speed_up", title="speed-up", unit="x", better="higher"),
     Metric(name="seconds", title="parallel", unit="s", is_main=False),
@@ -170,6 +162,88 @@ _MATRIX = (
 _GRAPH = (
     _RATE,
     Metric(name="seconds", title="seconds", unit="s", is_main=False),
+)
+_GRAPH_CPU = (*_GRAPH, _CPU)
+
+_SECONDS = (Metric(name="seconds", title="seconds", unit="s"),)
+_WITH_PUT = ("taskloom", "ray")
+
+_STORE_QUESTIONS = (
+    Question(
+        name="put_get",
+        title="put and get an array, against numpy's copy of it",
+        metrics=(
+            Metric(name="of_memcpy", title="of memcpy", unit="x", better="higher"),
+            Metric(name="put_get", title="put+get", unit="GB/s", better="higher", is_main=False),
+            Metric(name="memcpy", title="memcpy", unit="GB/s", better="higher", is_main=False),
+        ),
+        inside=store_questions.put_get,
+        only=_WITH_PUT,
+    ),
+    Question(
+        name="get_mapped",
+        title="get an array that is there",
+        metrics=(
+            Metric(name="p50_large", title="p50, large", unit="us"),
+            Metric(name="p50_1_mib", title="p50, 1 MiB", unit="us", is_main=False),
+        ),
+        inside=store_questions.get_mapped,
+        only=_WITH_PUT,
+    ),
+    Question(
+        name="broadcast",
+        title="one array to many tasks",
+        metrics=(_RATE,),
+        inside=store_questions.broadcast,
+        only=_WITH_PUT,
+    ),
+    Question(
+        name="many_arguments",
+        title="one task with many refs as arguments",
+        metrics=_SECONDS,
+        inside=store_questions.many_arguments,
+        only=_WITH_PUT,
+    ),
+    Question(
+        name="many_returns",
+        title="one task with many results",
+        metrics=_SECONDS,
+        inside=store_questions.many_returns,
+        only=_WITH_PUT,
+    ),
+    Question(
+        name="many_gets",
+        title="get of many refs",
+        metrics=_SECONDS,
+        inside=store_questions.many_gets,
+        only=_WITH_PUT,
+    ),
+    Question(
+        name="huge",
+        title="big: put and get one value of gigabytes",
+        metrics=(
+            *_SECONDS,
+            Metric(name="of_bare", title="/ writing a file", unit="x", is_main=False),
+            Metric(name="peak_of_value", title="peak / value", unit="x", is_main=False),
+        ),
+        inside=store_questions.huge,
+        only=("taskloom",),
+        is_big=True,
+        init=lambda sizes: {"object_store_memory": 5 * sizes.huge_mib * 2**18},
+    ),
+    Question(
+        name="spill",
+        title="big: four times the store in, and out again",
+        metrics=(
+            *_SECONDS,
+            Metric(name="in", title="in", unit="s", is_main=False),
+            Metric(name="out", title="out", unit="s", is_main=False),
+        ),
+        inside=store_questions.spill,
+        only=_WITH_PUT,
+        is_big=True,
+        init=lambda sizes: {"object_store_memory": sizes.store_mib * 2**20},
+    ),
 )
 
 _QUESTIONS = (
@@ -196,7 +270,7 @@ _QUESTIONS = (
     Question(
         name="get_latency",
         title="latency of one task at a time: submit, get",
-        metrics=(_P50, _P99),
+        metrics=(_P50, _P99, _CPU),
         inside=get_latency,
     ),
     Question(
@@ -211,31 +285,32 @@ _QUESTIONS = (
         metrics=(
             _RATE,
             Metric(name="submit_us", title="submit one", unit="us", is_main=False),
+            _CPU,
         ),
         inside=noop_throughput,
     ),
     Question(
         name="inc",
         title="inc(i), submit to results",
-        metrics=(_RATE,),
+        metrics=(_RATE, _CPU),
         inside=inc_throughput,
     ),
     Question(
         name="chain",
         title="chain of dependent tasks",
-        metrics=_GRAPH,
+        metrics=_GRAPH_CPU,
         inside=graph_questions.chain,
     ),
     Question(
         name="tree",
         title="binary tree reduction, leaves included",
-        metrics=_GRAPH,
+        metrics=_GRAPH_CPU,
         inside=graph_questions.tree,
     ),
     Question(
         name="nested",
         title="tasks that submit and get tasks",
-        metrics=_GRAPH,
+        metrics=_GRAPH_CPU,
         inside=nested,
         needs_nesting=True,
     ),
@@ -295,4 +370,76 @@ _QUESTIONS = (
     ),
 )
 
-QUESTIONS = {question.name: question for question in _QUESTIONS}
+_WITH_ACTORS = ("taskloom", "ray")
+_CALLS = (
+    Metric(name="rate", title="calls/s", unit="1/s", better="higher"),
+    Metric(name="cpu_us", title="CPU a call", unit="us", is_main=False),
+)
+_ACTOR_QUESTIONS = (
+    Question(
+        name="actor_latency",
+        title="latency of one call of an actor at a time: call, get",
+        metrics=(_P50, _P99),
+        inside=actor_questions.latency,
+        only=_WITH_ACTORS,
+    ),
+    Question(
+        name="actor_calls",
+        title="calls of one actor, submit to results",
+        metrics=_CALLS,
+        inside=actor_questions.one_to_one,
+        only=_WITH_ACTORS,
+    ),
+    Question(
+        name="actor_async_calls",
+        title="calls of one async actor, submit to results",
+        metrics=_CALLS,
+        inside=actor_questions.one_to_one_async,
+        only=_WITH_ACTORS,
+    ),
+    Question(
+        name="actor_fan",
+        title="calls of as many actors as workers, submit to results",
+        metrics=_CALLS,
+        inside=actor_questions.one_to_many,
+        only=_WITH_ACTORS,
+    ),
+    Question(
+        name="actor_mesh",
+        title="actors that call actors, as many of each as workers",
+        metrics=_CALLS,
+        inside=actor_questions.many_to_many,
+        only=_WITH_ACTORS,
+    ),
+    Question(
+        name="actor_creation",
+        title="many actors made, all alive at once",
+        metrics=(
+            Metric(name="rate", title="actors/s", unit="1/s", better="higher"),
+            Metric(name="each", title="PSS of each", unit="MB"),
+        ),
+        inside=actor_questions.creation,
+        only=_WITH_ACTORS,
+    ),
+    Question(
+        name="stream_items",
+        title="small items of one generator, each fetched as it comes",
+        metrics=(Metric(name="rate", title="items/s", unit="1/s", better="higher"),),
+        inside=stream_questions.items,
+        only=_WITH_ACTORS,
+    ),
+    Question(
+        name="stream_first_item",
+        title="from the call of a generator to the value of its first item",
+        metrics=(_P50, _P99),
+        inside=stream_questions.first_item,
+        only=_WITH_ACTORS,
+    ),
+)
+
+_ELSEWHERE = (*ping_pong.QUESTIONS, *fairness.QUESTIONS, *endurance_questions.QUESTIONS)
+
+QUESTIONS = {
+    question.name: question
+    for question in (*_QUESTIONS, *_ELSEWHERE, *_ACTOR_QUESTIONS, *_STORE_QUESTIONS)
+}

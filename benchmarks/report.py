@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.contenders import CONTENDERS
 from benchmarks.goals import judge
-from benchmarks.questions import QUESTIONS, Metric, Question
+from benchmarks.question import Metric, Question
+from benchmarks.questions import QUESTIONS
 from benchmarks.summary import Summary
 
 _GROUPED_FROM = 1000

@@ -22,7 +22,8 @@ from uuid import uuid4
 from benchmarks import machine, processes
 from benchmarks.child import COULD_NOT_START
 from benchmarks.contenders import Entry
-from benchmarks.questions import QUESTIONS, Question
+from benchmarks.question import Question
+from benchmarks.questions import QUESTIONS
 from benchmarks.sizes import Sizes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +56,13 @@ class Run:
     cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        return json.dumps({"format": 1, **asdict(self)}, indent=1) + "\n"
+        """One line for each question, so that results stay small and differences readable."""
+        data = {"format": 1, **asdict(self)}
+        cells = [
+            f"{json.dumps(name)}: {json.dumps(row)}" for name, row in data.pop("cells").items()
+        ]
+        head = json.dumps(data, indent=1).removesuffix("\n}")
+        return head + ',\n "cells": {\n  ' + ",\n  ".join(cells) + "\n }\n}\n"
 
     @classmethod
     def from_json(cls, text: str) -> Run:
@@ -81,8 +88,12 @@ class Plan:
     slow_repeats: int
     time_limit_s: float
 
-    def repeats_of(self, entry: Entry) -> int:
-        return min(self.repeats, self.slow_repeats) if entry.is_slow else self.repeats
+    def repeats_of(self, entry: Entry, question: Question) -> int:
+        repeats = min(self.repeats, self.slow_repeats) if entry.is_slow else self.repeats
+        return min(repeats, question.most_repeats or repeats)
+
+    def time_limit_of(self, question: Question) -> float:
+        return max(self.time_limit_s, question.time_limit_s)
 
 
 def execute(plan: Plan, say: Callable[[str], None]) -> Run:
@@ -135,7 +146,7 @@ class _Asker:
                 cell = cells[entry.name]
                 if not cell.is_asked or cell.failure is not None:
                     continue
-                if repeat >= self._plan.repeats_of(entry):
+                if repeat >= self._plan.repeats_of(entry, question):
                     continue
                 started = time.perf_counter()
                 outcome = self._ask(question, entry)
@@ -148,7 +159,7 @@ class _Asker:
                 else:
                     cell.answers.append(outcome)
                 self._say(
-                    f"{question.name} {repeat + 1}/{self._plan.repeats_of(entry)}  "
+                    f"{question.name} {repeat + 1}/{self._plan.repeats_of(entry, question)}  "
                     f"{entry.title}: {_short(outcome)}  [{elapsed_s:.1f} s]"
                 )
         return cells
@@ -156,6 +167,7 @@ class _Asker:
     def _ask(self, question: Question, entry: Entry) -> dict[str, float] | str:
         """One answer, or what went wrong in words."""
         mark = uuid4().hex
+        limit_s = self._plan.time_limit_of(question)
         answer = self._directory / f"{mark}.json"
         output = self._directory / f"{mark}.txt"
         command = [sys.executable, "-m", "benchmarks.child", question.name, entry.name]
@@ -170,11 +182,11 @@ class _Asker:
             )
             grace_s = 0.0
             try:
-                child.wait(self._plan.time_limit_s)
+                child.wait(limit_s)
                 grace_s = _GRACE_S
                 failure = f"exit code {child.returncode}" if child.returncode else None
             except subprocess.TimeoutExpired:
-                failure = f"no answer within {self._plan.time_limit_s:.0f} s"
+                failure = f"no answer within {limit_s:.0f} s"
             finally:
                 left = self._end(mark, grace_s=grace_s)
                 child.wait()

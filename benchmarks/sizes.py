@@ -22,6 +22,22 @@ class Sizes:
     big_chain: int = 100_000
     big_fan: int = 100_000
     big_side: int = 1_000
+    actors: int = 200
+    items: int = 100_000
+    array_mib: int = 100
+    many: int = 10_000
+    returns: int = 3_000
+    huge_mib: int = 8 * 1024
+    store_mib: int = 512
+    spill_mib: int = 8
+    no_naps: int = 2_000
+    short_naps: int = 400
+    long_naps: int = 40
+    live_refs: int = 100_000
+    backlog: int = 1_000_000
+    soak: int = 10_000_000
+    row_s: float = 2.0
+    row_rounds: int = 4
 
     def of(self, question: str) -> str:
         """The size of a question in words, for its heading."""
@@ -36,8 +52,28 @@ class Sizes:
             "matrix": f"{self.matrix_runs} runs of size {self.matrix_size}",
             "matrix_nested": f"{self.matrix_runs} runs of size {self.matrix_size}",
             "loop_lag": f"{self.in_flight:,} tasks",
+            "actor_latency": f"{self.latency_calls:,} calls",
+            "actor_calls": f"{self.tasks:,} calls",
+            "actor_async_calls": f"{self.tasks:,} calls",
+            "actor_fan": f"{self.tasks:,} calls",
+            "actor_mesh": f"{self.tasks:,} calls",
+            "actor_creation": f"{self.actors:,} actors",
+            "stream_items": f"{self.items:,} items",
+            "stream_first_item": f"{self.latency_calls:,} calls",
             "big_chain": f"{self.big_chain:,} tasks",
             "big_fan": f"{self.big_fan:,} tasks",
+            "put_get": f"{self.array_mib} MiB",
+            "get_mapped": f"1 and {self.array_mib} MiB",
+            "broadcast": f"{self.array_mib} MiB to 20 tasks",
+            "many_arguments": f"{self.many:,} refs",
+            "many_returns": f"{self.returns:,} values",
+            "many_gets": f"{self.many:,} refs",
+            "huge": f"{self.huge_mib / 1024:g} GiB",
+            "spill": f"{4 * self.store_mib:,} MiB through {self.store_mib:,} MiB",
+            "mixed": f"{self.no_naps:,} x 0, {self.short_naps:,} x 1, {self.long_naps:,} x 50 ms",
+            "live_refs": f"{self.live_refs:,} refs",
+            "backlog": f"{self.backlog:,} tasks",
+            "soak": f"{self.soak:,} tasks",
             "big_bipartite": f"{self.big_side:,} x {self.big_side:,}",
         }.get(question, "")
 
@@ -55,5 +91,20 @@ QUICK = Sizes(
     big_chain=10_000,
     big_fan=10_000,
     big_side=200,
+    actors=20,
+    items=10_000,
+    array_mib=16,
+    many=1_000,
+    returns=300,
+    huge_mib=256,
+    store_mib=64,
+    no_naps=200,
+    short_naps=80,
+    long_naps=8,
+    live_refs=10_000,
+    backlog=20_000,
+    soak=50_000,
+    row_s=0.2,
+    row_rounds=2,
 )
 """To see that everything works; its numbers are not worth much."""

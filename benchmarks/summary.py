@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.questions import Metric
+from benchmarks.question import Metric
 from benchmarks.runner import Run
 
 
@@ -30,7 +30,9 @@ class Summary:
         cell = self.run.cells.get(question, {}).get(contender)
         if cell is None or cell.failure is not None or not cell.answers:
             return None
-        values = [answer[metric] for answer in cell.answers]
+        values = [answer[metric] for answer in cell.answers if metric in answer]
+        if not values:
+            return None  # the results are older than this metric
         return Spread(median(values), min(values), max(values), len(values))
 
     def median(self, question: str, contender: str, metric: str) -> float | None:

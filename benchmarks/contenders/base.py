@@ -24,6 +24,11 @@ class Contender(ABC):
     itself costs nothing while the clock runs.
     """
 
+    def prepare(self, **init: object) -> None:
+        """Take options for :meth:`start` that a question needs."""
+        if init:
+            raise NotImplementedError
+
     @abstractmethod
     def start(self, workers: int) -> None:
         """Start a pool of ``workers`` processes of one CPU each."""
@@ -44,6 +49,14 @@ class Contender(ABC):
         """Block until all tasks are done; their values in order."""
         return [self.fetch_one(handle) for handle in handles]
 
+    def put(self, value: object) -> Any:
+        """Keep a value where tasks can read it; a handle of it."""
+        raise NotImplementedError
+
+    def submitter_of_many(self, function: Call, count: int) -> Call:
+        """A callable that submits a call with ``count`` results; it returns their handles."""
+        raise NotImplementedError
+
     def awaitable(self, handle: Any) -> Awaitable[Any]:
         """Something that the running asyncio loop can wait for."""
         raise NotImplementedError
@@ -56,6 +69,14 @@ class Contender(ABC):
     async def _async_caller(self, function: Call) -> AsyncIterator[AsyncCall]:
         submit, awaitable = self.submitter(function), self.awaitable
         yield lambda *args: awaitable(submit(*args))
+
+    def actor_class(self, cls: type) -> Any:
+        """``cls`` as a class of actors, with Ray's interface."""
+        raise NotImplementedError
+
+    def caller_class(self) -> Any:
+        """A class of actors that take actors and have ``call(calls)``: the sum of ``inc(n)``."""
+        raise NotImplementedError
 
     def nested(self, tasks: int, calls: int) -> list[int]:
         """Run ``tasks`` tasks that each submit ``inc(start + i)`` for ``calls`` values of i.

@@ -22,6 +22,14 @@ class RayApi(Contender):
         self._api: Any = api
         self._init = init
 
+    @property
+    def api(self) -> Any:
+        """The module, for work that is written in Ray's own words."""
+        return self._api
+
+    def prepare(self, **init: object) -> None:
+        self._init = {**self._init, **init}
+
     def start(self, workers: int) -> None:
         self._api.init(num_cpus=workers, **self._init)
 
@@ -39,9 +47,35 @@ class RayApi(Contender):
         values: list[Any] = self._api.get(handles)
         return values
 
+    def put(self, value: object) -> Any:
+        return self._api.put(value)
+
+    def submitter_of_many(self, function: Call, count: int) -> Call:
+        submit: Call = self._api.remote(num_returns=count)(function).remote
+        return submit
+
     def awaitable(self, handle: Any) -> Awaitable[Any]:
         awaitable: Awaitable[Any] = handle
         return awaitable
+
+    def actor_class(self, cls: type) -> Any:
+        return self._api.remote(cls)
+
+    def caller_class(self) -> Any:
+        api = self._api
+
+        class Caller:
+            """Calls others, many at a time."""
+
+            def __init__(self, actors: list[Any]) -> None:
+                self.actors = actors
+
+            def call(self, calls: int) -> int:
+                actors = self.actors
+                refs = [actors[n % len(actors)].inc.remote(n) for n in range(calls)]
+                return sum(api.get(refs))
+
+        return api.remote(Caller)
 
     def nested(self, tasks: int, calls: int) -> list[int]:
         api = self._api
