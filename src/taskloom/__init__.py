@@ -15,6 +15,7 @@ Everything is loaded when it is first used, so that ``import taskloom`` costs ne
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 
 from taskloom import _current
@@ -23,8 +24,10 @@ from taskloom._version import __version__ as __version__
 
 TYPE_CHECKING = False  # what checkers take for true; typing itself would be most of the cost
 if TYPE_CHECKING:
+    from taskloom import actor as actor
     from taskloom import exceptions as exceptions
     from taskloom import util as util
+    from taskloom.actor import get_actor, kill, method
     from taskloom.api import (
         available_resources,
         cancel,
@@ -32,39 +35,50 @@ if TYPE_CHECKING:
         get,
         init,
         is_initialized,
+        memory,
         nodes,
         put,
         shutdown,
         wait,
     )
     from taskloom.executor import Executor
+    from taskloom.generator import DynamicObjectRefGenerator, ObjectRefGenerator
     from taskloom.groups import as_completed, map, wait_async
     from taskloom.ref import ObjectRef
     from taskloom.ref import ObjectRef as ObjectID
     from taskloom.remote_function import RemoteFunction, remote
     from taskloom.runtime_context import get_gpu_ids, get_runtime_context
+    from taskloom.task_group import TaskGroup
 
 __all__ = [
     "LOCAL_MODE",
     "SCRIPT_MODE",
     "WORKER_MODE",
+    "DynamicObjectRefGenerator",
     "Executor",
     "ObjectID",
     "ObjectRef",
+    "ObjectRefGenerator",
     "RemoteFunction",
+    "TaskGroup",
     "__commit__",
     "__version__",
+    "actor",
     "as_completed",
     "available_resources",
     "cancel",
     "cluster_resources",
     "exceptions",
     "get",
+    "get_actor",
     "get_gpu_ids",
     "get_runtime_context",
     "init",
     "is_initialized",
+    "kill",
     "map",
+    "memory",
+    "method",
     "nodes",
     "put",
     "remote",
@@ -79,6 +93,7 @@ WORKER_MODE = 1
 LOCAL_MODE = 2
 
 _HOMES = {
+    "actor": ("get_actor", "kill", "method"),
     "api": (
         "available_resources",
         "cancel",
@@ -86,27 +101,26 @@ _HOMES = {
         "get",
         "init",
         "is_initialized",
+        "memory",
         "nodes",
         "put",
         "shutdown",
         "wait",
     ),
     "executor": ("Executor",),
+    "generator": ("DynamicObjectRefGenerator", "ObjectRefGenerator"),
     "groups": ("as_completed", "map", "wait_async"),
     "ref": ("ObjectRef",),
     "remote_function": ("RemoteFunction", "remote"),
     "runtime_context": ("get_gpu_ids", "get_runtime_context"),
+    "task_group": ("TaskGroup",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _HOME_OF["ObjectID"] = "ref"
-_MODULES = frozenset({"exceptions", "remote_function", "runtime_context", "util"})
+_MODULES = frozenset({"actor", "exceptions", "remote_function", "runtime_context", "util"})
 
 # Names of Ray that programs may look for, and why they find nothing.
 _ABSENT = {
-    **dict.fromkeys(("kill", "get_actor", "method", "actor"), "actors are not there yet"),
-    **dict.fromkeys(
-        ("ObjectRefGenerator", "DynamicObjectRefGenerator"), "streaming results are not there yet"
-    ),
     "dag": "lazily bound graphs are not there yet",
     "timeline": "the timeline is not there yet",
     **dict.fromkeys(
@@ -146,6 +160,8 @@ def __dir__() -> list[str]:
 
 
 def _start_session() -> None:
+    if sys.meta_path is None:  # Python's last moments: nothing can be imported any more
+        raise RuntimeError("taskloom is shut down: the interpreter is ending")
     import_module("taskloom.api").auto_init()
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final, NoReturn, cast
 
+from taskloom._caller import level_of_caller
 from taskloom._spec import Function, FunctionKey
 
 WARN_FUNCTION_BYTES: Final = 10**7
@@ -22,7 +23,8 @@ MAX_FUNCTION_BYTES: Final = 10**8
 
 _VARARGS: Final = 0x04
 _GENERATOR: Final = 0x20 | 0x200  # plain and async generators
-_COROUTINE: Final = 0x80 | 0x100  # async def, and a generator under types.coroutine
+# What runs in an event loop: async def, a generator under types.coroutine, an async generator.
+_COROUTINE: Final = 0x80 | 0x100 | 0x200
 _MAX_SHAPES: Final = 256
 _pack_lock = threading.RLock()
 
@@ -50,10 +52,10 @@ class Callee:
     def __init__(self, function: Callable[..., Any]) -> None:
         named, bound = _unwrap(function)
         coded: Any = named
-        self.module: str = getattr(named, "__module__", None) or type(named).__module__
-        self.qualname: str = getattr(named, "__qualname__", "")
+        self.module = _text_of(named, "__module__") or _text_of(type(named), "__module__")
+        self.qualname = _text_of(named, "__qualname__")
         if not self.qualname:  # an object with a __call__ method
-            self.qualname = type(named).__qualname__
+            self.qualname = _text_of(type(named), "__qualname__")
             coded, bound = type(named).__call__, None
         code = getattr(coded, "__code__", None)
         flags = code.co_flags if code is not None else 0
@@ -95,8 +97,8 @@ class Callee:
         try:
             # Not what it wraps: a decorator may well add or take away an argument.
             signature = inspect.signature(self.function, follow_wrapped=False)
-        except ValueError:
-            return  # a builtin without a signature: the call itself will tell
+        except Exception:
+            return  # a builtin without a signature, or an odd object: the call itself will tell
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -116,6 +118,16 @@ class Callee:
                 self._packed = self._pack()
                 self._session = session
             return self._packed
+
+    def pack_retry(self, classes: tuple[type[BaseException], ...]) -> bytes:
+        """The classes of ``retry_exceptions`` as they travel.
+
+        Raises:
+            TypeError: one of them cannot be pickled.
+        """
+        serialization = import_module("taskloom._wire.serialization")
+        blob: bytes = serialization.pack_retry(classes, self.name)
+        return blob
 
     def _pack(self) -> Function:
         # Loaded here: to import a module of remote functions should not cost a pickler.
@@ -160,7 +172,7 @@ class Callee:
         text += " Tip: use put() to store large objects once and pass the ref."
         if size_bytes >= MAX_FUNCTION_BYTES:
             raise ValueError(f"{text} The limit is {MAX_FUNCTION_BYTES // 2**20} MiB.")
-        warnings.warn(text, UserWarning, stacklevel=_level_of_caller())
+        warnings.warn(text, UserWarning, stacklevel=level_of_caller())
 
 
 def _blank() -> Callee:
@@ -205,6 +217,16 @@ def _unwrap(function: Any) -> tuple[Any, int | None]:
             return function, bound
 
 
+def _text_of(named: Any, attribute: str) -> str:
+    """An attribute that should be text; empty when it is not, or raises."""
+    try:
+        text = getattr(named, attribute, "")
+    except Exception:
+        return ""
+    # Names travel in the engine's messages: a subclass of str would bring its class along.
+    return str.__str__(text) if isinstance(text, str) else ""
+
+
 def _positional_range(coded: Any, code: Any, bound: int | None) -> tuple[int, int]:
     """(least, most) positional arguments of a call without keywords; (1, 0) when unclear."""
     if code is None or bound is None:
@@ -234,15 +256,3 @@ def _largest_capture(function: Any) -> tuple[str, int]:
             captured[name] = cell.cell_contents
     sizes = {name: len(dumps(value)) for name, value in captured.items()}
     return max(sizes.items(), key=lambda pair: pair[1], default=("", 0))
-
-
-def _level_of_caller() -> int:
-    """The ``stacklevel`` at which a warning names the line outside of taskloom."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and _is_ours(frame):
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-def _is_ours(frame: types.FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).partition(".")[0] == "taskloom"

@@ -15,13 +15,18 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Final, cast
 
+from taskloom._machine import find_gpus, usable_cpus, usable_memory_bytes, visible_gpus
+from taskloom._memory_settings import SYSTEM_CONFIG_NAMES, MemorySettings, read_memory_settings
+
 _GIB: Final = 1 << 30
 MIN_OBJECT_STORE_BYTES: Final = 75 * 1024 * 1024
 MAX_OBJECT_STORE_BYTES: Final = 200 * _GIB
 OBJECT_STORE_SHARE: Final = 0.3
 MEMORY_SHARE: Final = 0.7
 IDLE_WORKER_TIMEOUT_S: Final = 60.0
+WORKER_START_TIMEOUT_S: Final = 60.0
 MAX_EXTRA_WORKERS: Final = 64
+CANCEL_GRACE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +41,13 @@ class Config:
         spill_directory: where values go when the store is full; None for the default.
         temp_dir: where files of the session go; None for the default.
         idle_worker_timeout: seconds after which a worker without work ends; None for never.
+        worker_start_timeout: seconds after which a worker that is not ready counts as failed.
         max_extra_workers: how many workers may stand in for those blocked in ``get``.
+        record_ref_creation_sites: ``memory()`` says where refs were made.
         preload: modules that workers find imported when they start.
         await_cancels: cancelling an ``await`` of a ref may cancel the task.
+        cancel_grace: seconds that a task has to end when it was told to; None for ever.
+        memory_monitor: when workers are ended because memory runs out.
         runtime_env: empty for now.
     """
 
@@ -58,10 +67,14 @@ class Config:
     worker_log_prefix: bool = True
     ignore_unhandled_errors: bool = False
     warn_blocking_get: bool = True
+    record_ref_creation_sites: bool = False
     preload: tuple[str, ...] = ()
     idle_worker_timeout: float | None = IDLE_WORKER_TIMEOUT_S
+    worker_start_timeout: float = WORKER_START_TIMEOUT_S
     max_extra_workers: int = MAX_EXTRA_WORKERS
     await_cancels: bool = True
+    cancel_grace: float | None = CANCEL_GRACE_S
+    memory_monitor: MemorySettings = field(default_factory=MemorySettings)
     runtime_env: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -99,7 +112,6 @@ _CLUSTER_ARGUMENTS: Final[dict[str, object]] = {
 
 def make_config(  # the names are Ray's and ours; api.init passes what it was given
     *,
-    address: str | None = None,
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: Mapping[str, float] | None = None,
@@ -116,24 +128,26 @@ def make_config(  # the names are Ray's and ours; api.init passes what it was gi
     idle_worker_timeout: float | None = None,
     max_extra_workers: int | None = None,
     await_cancels: bool | None = None,
+    cancel_grace: float | None = None,
     **others: object,
 ) -> Config:
     """Check the arguments of ``init`` and complete them with the environment and the machine.
 
     Args:
-        idle_worker_timeout: ``math.inf`` for never; None for the default.
+        idle_worker_timeout, cancel_grace: ``math.inf`` for never; None for the default.
 
     The others are described in ``taskloom.init``.
 
     Raises:
         RuntimeError: an argument is unknown.
         TypeError, ValueError: an argument has the wrong type, or makes no sense.
-        ConnectionError, NotImplementedError: an address of anything but this process.
     """
     unknown = [name for name in others if name not in _CLUSTER_ARGUMENTS]
     if unknown:
         raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
-    check_address(address)
+    system_config = _mapping("_system_config", others.get("_system_config"))
+    if system_config.keys() <= SYSTEM_CONFIG_NAMES:
+        others.pop("_system_config", None)
     for name, value in others.items():
         if value is not None and value != _CLUSTER_ARGUMENTS[name]:
             log_debug("init(%s=%r) has no effect on one machine", name, value)
@@ -177,42 +191,20 @@ def make_config(  # the names are Ray's and ours; api.init passes what it was gi
         worker_log_prefix=not env_flag("DISABLE_WORKER_LOG_PREFIX", default=False),
         ignore_unhandled_errors=env_flag("IGNORE_UNHANDLED_ERRORS", default=False),
         warn_blocking_get=env_flag("WARN_BLOCKING_GET_INSIDE_ASYNC", default=True),
+        record_ref_creation_sites=env_flag("RECORD_REF_CREATION_SITES", default=False),
         preload=_check_preload(preload),
-        idle_worker_timeout=_check_idle(idle_worker_timeout),
+        idle_worker_timeout=_seconds(
+            "idle_worker_timeout", idle_worker_timeout, IDLE_WORKER_TIMEOUT_S
+        ),
+        worker_start_timeout=_start_timeout(),
         max_extra_workers=_check_extra(max_extra_workers),
         await_cancels=_flag("await_cancels", True if await_cancels is None else await_cancels),
+        cancel_grace=_seconds("cancel_grace", cancel_grace, CANCEL_GRACE_S),
+        memory_monitor=read_memory_settings(system_config, env),
     )
 
 
 # -- checks -----------------------------------------------------------------------------------
-
-
-def check_address(address: object) -> None:
-    """Only the embedded engine has an address for now: None or "local".
-
-    The variable ``TASKLOOM_ADDRESS`` (not ``RAY_ADDRESS``, which names a cluster of Ray's) counts
-    where no address is given.
-
-    Raises:
-        TypeError: no string.
-        ConnectionError: "auto": there is never a cluster to be found.
-        NotImplementedError: another backend.
-        ValueError: nothing that is known.
-    """
-    if address is None:
-        address = os.environ.get("TASKLOOM_ADDRESS") or "local"
-    if not isinstance(address, str):
-        raise TypeError(f"address must be a string or None, got {address!r}")
-    if address == "local":
-        return
-    if address == "auto":
-        raise ConnectionError(
-            "address='auto' asks for a running cluster, and taskloom never attaches to one that "
-            "it happens to find. Use address=None or 'local' for the engine in this process"
-        )
-    if address.startswith(("ray", "dask")):
-        raise NotImplementedError(f"address={address!r}: backends on clusters are not there yet")
-    raise ValueError(f"address must be None or 'local', got {address!r}")
 
 
 def _amount(name: str, value: object) -> float | None:
@@ -294,12 +286,29 @@ def _check_preload(preload: object) -> tuple[str, ...]:
     return tuple(preload)
 
 
-def _check_idle(timeout: object) -> float | None:
-    if timeout is None:
-        return IDLE_WORKER_TIMEOUT_S
-    if timeout == math.inf:
+def _seconds(name: str, value: object, default: float) -> float | None:
+    """None where it is infinite."""
+    if value is None:
+        return default
+    if value == math.inf:
         return None
-    return _amount("idle_worker_timeout", timeout)
+    return _amount(name, value)
+
+
+def _start_timeout() -> float:
+    """Ray has no argument for it either, but this variable."""
+    text = env("worker_register_timeout_seconds")
+    if text is None:
+        return WORKER_START_TIMEOUT_S
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise ValueError(
+            f"TASKLOOM_worker_register_timeout_seconds must be a number > 0, got {text!r}"
+        )
+    return seconds
 
 
 def _check_extra(workers: object) -> int:
@@ -310,6 +319,11 @@ def _check_extra(workers: object) -> int:
     if workers < 0:
         raise ValueError(f"max_extra_workers must be >= 0, got {workers!r}")
     return workers
+
+
+def _default_store(memory_bytes: int) -> float:
+    share = memory_bytes * OBJECT_STORE_SHARE
+    return min(max(share, MIN_OBJECT_STORE_BYTES), MAX_OBJECT_STORE_BYTES)
 
 
 # -- the environment --------------------------------------------------------------------------
@@ -357,114 +371,3 @@ def log_debug(text: str, *args: object) -> None:
     """One debug line in the log of taskloom."""
     # Loaded here: only those who set such an option need the module.
     import_module("logging").getLogger("taskloom").debug(text, *args)
-
-
-# -- the machine ------------------------------------------------------------------------------
-
-_PROC: Final = "/proc"
-_CGROUP: Final = "/sys/fs/cgroup"
-
-
-def usable_cpus(proc: str = _PROC, cgroup: str = _CGROUP) -> int:
-    """How many CPUs this process may use: its affinity, and the quota of its containers.
-
-    A quota of 1.5 CPUs counts as 2: tasks are not to be kept from the half.
-    """
-    try:
-        cpus = len(os.sched_getaffinity(0))
-    except (AttributeError, OSError):  # not on Linux
-        cpus = os.cpu_count() or 1
-    for directory in _cgroup_directories("cpu", proc, cgroup):
-        quota = _cpu_quota(directory)
-        if quota is not None:
-            cpus = min(cpus, math.ceil(quota))
-    return max(1, cpus)
-
-
-def _cpu_quota(directory: str) -> float | None:
-    words = _read(f"{directory}/cpu.max").split()  # "150000 100000" or "max 100000"
-    if len(words) != 2:
-        words = [
-            _read(f"{directory}/cpu.cfs_quota_us").strip(),
-            _read(f"{directory}/cpu.cfs_period_us").strip(),
-        ]
-    quota, period = map(_number, words)
-    return quota / period if quota and period else None
-
-
-def usable_memory_bytes(proc: str = _PROC, cgroup: str = _CGROUP) -> int:
-    """Memory that is free for use now, and not more than the limits of the containers."""
-    usable = 0
-    for line in _read(f"{proc}/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            usable = int(line.split()[1]) * 1024
-    if not usable:
-        try:
-            usable = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (ValueError, OSError):
-            usable = _GIB
-    for directory in _cgroup_directories("memory", proc, cgroup):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            limit = _number(_read(f"{directory}/{name}").strip())
-            if limit:
-                usable = min(usable, limit)
-    return usable
-
-
-def _default_store(memory_bytes: int) -> float:
-    share = memory_bytes * OBJECT_STORE_SHARE
-    return min(max(share, MIN_OBJECT_STORE_BYTES), MAX_OBJECT_STORE_BYTES)
-
-
-def find_gpus(proc: str = _PROC) -> tuple[str, ...]:
-    """Names of the GPUs: those in ``CUDA_VISIBLE_DEVICES``, else numbers."""
-    visible = visible_gpus()
-    if visible is not None:
-        return visible
-    try:
-        return tuple(map(str, range(len(os.listdir(f"{proc}/driver/nvidia/gpus")))))
-    except OSError:
-        return ()
-
-
-def visible_gpus() -> tuple[str, ...] | None:
-    """The GPUs in ``CUDA_VISIBLE_DEVICES``, or None when it is not set."""
-    value = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if value is None:
-        return None
-    ids: list[str] = []
-    for name in map(str.strip, value.split(",")):
-        if name in ("", "-1", "NoDevFiles"):
-            break  # as CUDA does: the first that does not exist hides the rest
-        ids.append(name)
-    return tuple(ids)
-
-
-def _cgroup_directories(controller: str, proc: str, root: str) -> list[str]:
-    """Where limits on this process may stand: its own group and those around it."""
-    found: list[str] = []
-    for line in _read(f"{proc}/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:  # version 2; beside version 1 it is mounted as "unified"
-            mounts = [root, f"{root}/unified"]
-        elif controller in controllers.split(","):
-            mounts = [f"{root}/{controllers}", f"{root}/{controller}"]
-        else:
-            continue
-        parts = [part for part in path.split("/") if part and part != ".."]
-        for mount in mounts:
-            # In a container the path may be that of the host: what does not exist says nothing.
-            found += ["/".join([mount, *parts[:n]]) for n in range(len(parts), -1, -1)]
-    return found
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isdigit() else None
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""

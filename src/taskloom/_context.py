@@ -77,7 +77,7 @@ class RayContext(BaseContext, Mapping[str, Any]):
             "node_id": backend.node_id,
             "job_id": backend.job_id,
             "namespace": backend.namespace,
-            "address": "local",
+            "address": getattr(backend, "address", "local"),  # only a cluster has one
             "gcs_address": "",
             "object_store_address": "",
             "raylet_socket_name": "",

@@ -14,14 +14,18 @@ session's 12 random bytes, the 12 bytes of the task and 4 bytes of the index.
 from __future__ import annotations
 
 import itertools
-from typing import Final, NewType
+from collections.abc import Callable, Iterator
+from typing import Final, NewType, cast
 
 TaskKey = NewType("TaskKey", int)
 ObjectKey = NewType("ObjectKey", int)
 
 INDEX_BITS: Final = 20
 COUNTER_BITS: Final = 36
+PROCESS_SHIFT: Final = INDEX_BITS + COUNTER_BITS
 MAX_RETURNS: Final = (1 << INDEX_BITS) - 2
+_INDEX_MASK: Final = (1 << INDEX_BITS) - 1
+_OVERFLOW_SHIFT: Final = 80  # leaves 24 bits for the number of a process
 
 SESSION_BYTES: Final = 12
 TASK_BYTES: Final = 24
@@ -32,14 +36,12 @@ NIL_KEY: Final = ObjectKey((1 << 96) - 1)
 class Mint:
     """Makes task keys for one process.  Thread-safe: ``next`` on a count is atomic."""
 
-    __slots__ = ("_count",)
+    __slots__ = ("next_task",)
 
     def __init__(self, process_number: int) -> None:
         first = (process_number << COUNTER_BITS | 1) << INDEX_BITS
-        self._count = itertools.count(first, 1 << INDEX_BITS)
-
-    def next_task(self) -> TaskKey:
-        return TaskKey(next(self._count))
+        keys = cast("Iterator[TaskKey]", itertools.count(first, 1 << INDEX_BITS))
+        self.next_task: Callable[[], TaskKey] = keys.__next__
 
 
 def task_of(key: int) -> TaskKey:
@@ -52,9 +54,18 @@ def object_of(task: TaskKey, index: int) -> ObjectKey:
     return ObjectKey(task + index + 1)
 
 
+def item_of(task: int, index: int) -> ObjectKey:
+    """The ``index``-th item (from 0) of the stream of ``task``; its return value stands before.
+
+    There may be more items than an index can count: what is beyond goes above all other bits.
+    """
+    number = index + 2
+    return ObjectKey(task + (number & _INDEX_MASK) + (number >> INDEX_BITS << _OVERFLOW_SHIFT))
+
+
 def process_of(key: int) -> int:
     """The number of the process that minted ``key``."""
-    return key >> (INDEX_BITS + COUNTER_BITS)
+    return key >> PROCESS_SHIFT
 
 
 def object_bytes(session: bytes, key: int) -> bytes:
@@ -85,3 +96,11 @@ def parse_object_bytes(data: bytes) -> tuple[bytes, ObjectKey]:
     if number >> INDEX_BITS:
         raise ValueError(f"not an object id of taskloom: index {number} is out of range")
     return session, ObjectKey(int.from_bytes(task, "big") << INDEX_BITS | number)
+
+
+ACTOR_BYTES: Final = 16
+
+
+def actor_bytes(session: bytes, key: int) -> bytes:
+    """The 16 bytes by which users see an actor, given the key of its object."""
+    return (key >> INDEX_BITS).to_bytes(12, "big") + session[:4]

@@ -1,6 +1,8 @@
 """Options of tasks: which there are, which values they take, and what they ask for.
 
-``TASK_OPTIONS`` is the whole list.  Ray's names, types, defaults and texts; ``priority`` is ours.
+``TASK_OPTIONS`` is the whole list.  Ray's names, types, defaults and texts; ``priority``,
+``timeout`` and ``retry_delay`` with its companions are ours.
+
 An option that taskloom cannot honour raises at once.  The exceptions are hints that mean nothing
 on one machine (``cluster_only`` in the table): they are checked, leave a debug line in the log
 and change nothing.
@@ -9,11 +11,15 @@ and change nothing.
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from taskloom import _config
+from taskloom._caller import level_of_caller
 from taskloom._ids import MAX_RETURNS
+from taskloom.exceptions import RayDeprecationWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +31,10 @@ UNITS_PER_RESOURCE: Final = 10_000
 """Resources are counted in whole units of 0.0001, as in Ray: no float ever drifts."""
 
 DEFAULT_MAX_RETRIES: Final = 3
+BACKPRESSURE: Final = ("backpressure", "_generator_backpressure_num_objects")
+"""Our name for it, and Ray's private one."""
+LARGEST: Final = sys.float_info.max
+"""A number above it is infinite or, as an int, of no use: it has no float."""
 _SMALLEST: Final = 1 / UNITS_PER_RESOURCE
 _RESERVED: Final = ("CPU", "GPU", "memory", "object_store_memory")
 
@@ -130,6 +140,47 @@ def _check_retries(name: str, value: int) -> None:
         )
 
 
+def _check_timeout(name: str, value: float) -> None:
+    _check_number(name, value)
+    if not 0 < value <= LARGEST:  # NaN, too
+        raise ValueError(
+            f"The keyword '{name}' only accepts None or a finite number of seconds > 0, "
+            f"got {value!r}"
+        )
+
+
+def _check_delay(name: str, value: float) -> None:
+    _check_number(name, value)
+    if not 0 <= value <= LARGEST:
+        raise ValueError(
+            f"The keyword '{name}' only accepts None or a finite number of seconds >= 0, "
+            f"got {value!r}"
+        )
+
+
+def _check_backoff(name: str, value: float) -> None:
+    _check_number(name, value)
+    if not 1 <= value <= LARGEST:
+        raise ValueError(
+            f"The keyword '{name}' is the factor by which each pause is longer than the one "
+            f"before: a finite number >= 1, got {value!r}"
+        )
+
+
+def _check_jitter(name: str, value: float) -> None:
+    _check_number(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(
+            f"The keyword '{name}' is the part of each pause that is left to chance: "
+            f"a number from 0 to 1, got {value!r}"
+        )
+
+
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool):
+        raise TypeError(f"The type of keyword '{name}' must be float or int, but received {value}")
+
+
 def _check_max_calls(name: str, value: int) -> None:
     _check_count(name, value)
     if value:
@@ -144,6 +195,13 @@ def _check_num_returns(name: str, value: int | str) -> None:
             raise TypeError(
                 f"The type of keyword '{name}' must be int, or 'streaming' or 'dynamic' for "
                 f"generators, got {value!r}"
+            )
+        if value == "dynamic":
+            warnings.warn(
+                "num_returns='dynamic' is deprecated: use num_returns='streaming', which is what "
+                "generator functions do by default",
+                RayDeprecationWarning,
+                stacklevel=level_of_caller(),
             )
     elif not 0 <= value <= MAX_RETURNS:
         raise ValueError(f"{name} must be >= 0 and at most {MAX_RETURNS}, but got {value}")
@@ -194,13 +252,11 @@ def _check_bundle_index(name: str, value: int) -> None:
 
 
 def _check_backpressure(name: str, value: int) -> None:
-    if value == 0:
+    if value < 1 and value != -1:
         raise ValueError(
-            f"{name}=0 is not allowed: use a value > 0 (1 makes an item whenever one is taken), "
-            "or -1 for no limit"
+            f"{name}={value} is not allowed: use a value > 0 (1 makes an item whenever one is "
+            "taken), or -1 for no limit"
         )
-    if value != -1:
-        raise NotImplementedError(f"{name}={value}: taskloom has no streams with a limit yet")
 
 
 def _check_per_yield(name: str, value: int) -> None:
@@ -225,6 +281,10 @@ TASK_OPTIONS: Final[dict[str, Option]] = {
     "max_retries": Option(_INT, DEFAULT_MAX_RETRIES, _check_retries),
     "retry_exceptions": Option((bool, list, tuple), False, _check_retry_exceptions),
     "priority": Option((int,), 0),  # higher first
+    "timeout": Option(_NUMBER, None, _check_timeout),  # seconds, for each attempt
+    "retry_delay": Option(_NUMBER, None, _check_delay),  # seconds before the second attempt
+    "retry_backoff": Option(_NUMBER, None, _check_backoff),
+    "retry_jitter": Option(_NUMBER, None, _check_jitter),
     "max_calls": Option(_INT, 0, _check_max_calls),
     "runtime_env": Option(_DICT, None, _check_runtime_env),
     "scheduling_strategy": Option((object,), None, _check_strategy),
@@ -237,6 +297,7 @@ TASK_OPTIONS: Final[dict[str, Option]] = {
     "placement_group_bundle_index": Option((int,), -1, _check_bundle_index),
     "placement_group_capture_child_tasks": Option((bool, _NONE), cluster_only=True),
     "_labels": Option(_DICT, cluster_only=True),
+    "backpressure": Option(_INT, None, _check_backpressure),  # items not taken; generators only
     "_generator_backpressure_num_objects": Option(_INT, None, _check_backpressure),
     "_num_objects_per_yield": Option((int,), 1, _check_per_yield),
 }
@@ -295,7 +356,7 @@ def validate_task_options(
 
 
 def count_returns(num_returns: object, *, is_generator: bool) -> int:
-    """How many refs a call gives.
+    """How many ordinary outputs a call has; that of a stream has one, which tells of its end.
 
     Args:
         num_returns: a value that has passed :func:`validate_task_options`.
@@ -303,18 +364,38 @@ def count_returns(num_returns: object, *, is_generator: bool) -> int:
 
     Raises:
         ValueError: a stream is asked of a function that is not a generator function.
-        NotImplementedError: a stream.
     """
     if isinstance(num_returns, str) and not is_generator:
         raise ValueError(
             f"num_returns={num_returns!r} can only be used with generator functions, and this "
             "function has no yield"
         )
-    if isinstance(num_returns, str) or (num_returns is None and is_generator):
-        raise NotImplementedError(
-            "generator functions cannot be streamed yet: give num_returns=<number>"
+    return 1 if num_returns is None or isinstance(num_returns, str) else cast("int", num_returns)
+
+
+def stream_limit(options: Mapping[str, object], *, is_generator: bool) -> int | None:
+    """How many items of a stream may wait to be taken, 0 for any number; None: it is no stream.
+
+    Args:
+        options: that have passed :func:`validate_task_options`.
+        is_generator: the function is a generator function.
+
+    Raises:
+        ValueError: a limit for what is no stream, or two different limits.
+    """
+    num_returns = options.get("num_returns")
+    limits = {cast("int", options[name]) for name in BACKPRESSURE if options.get(name) is not None}
+    if len(limits) > 1:
+        raise ValueError(
+            "backpressure= and _generator_backpressure_num_objects= are the same option, and they "
+            f"say {sorted(limits)}"
         )
-    return 1 if num_returns is None else cast("int", num_returns)
+    limit = max(limits.pop(), 0) if limits else 0
+    if isinstance(num_returns, str) or (num_returns is None and is_generator):
+        return limit
+    if limit:
+        raise ValueError(f"backpressure={limit} is for streams of generator functions")
+    return None
 
 
 def option_value(options: Mapping[str, object], name: str) -> Any:
@@ -325,6 +406,18 @@ def option_value(options: Mapping[str, object], name: str) -> Any:
     if name == "max_retries":
         return default_max_retries()
     return TASK_OPTIONS[name].default
+
+
+def check_pauses(options: Mapping[str, object]) -> None:
+    """Options that shape a pause need one to shape.
+
+    Raises:
+        ValueError: ``retry_backoff`` or ``retry_jitter`` without ``retry_delay``.
+    """
+    if options.get("retry_delay") is None:
+        for name in ("retry_backoff", "retry_jitter"):
+            if options.get(name) is not None:
+                raise ValueError(f"The keyword '{name}' needs 'retry_delay', which is not given")
 
 
 def default_max_retries() -> int:

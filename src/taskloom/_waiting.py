@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from taskloom.backends.base import Backend
+    from taskloom.backends.base import Backend, Group
     from taskloom.ref import ObjectRef
 
 
@@ -182,6 +182,23 @@ async def wait_for_some(
         await waiter.wait(timeout_s)
     finally:
         stop()
+
+
+def on_alarm_here(group: Group, callback: Callable[[], None]) -> None:
+    """Have ``callback()`` called in the running loop, of asyncio or trio, by the group's alarm."""
+    trio = running_trio()
+    if trio is None:
+        group.on_alarm(lambda _key: callback(), _asyncio_loop())
+        return
+    token = trio.lowlevel.current_trio_token()
+
+    def ring(_key: int) -> None:
+        try:
+            token.run_sync_soon(callback)
+        except trio.RunFinishedError:
+            pass  # the program that waited has ended: nobody is left to tell
+
+    group.on_alarm(ring, None)
 
 
 async def let_others_run() -> None:

@@ -12,19 +12,25 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 from taskloom import _current
+from taskloom._blocking import FOREVER_S, forget_warnings, seconds, warn_in_loop
 from taskloom._config import env_flag, make_config
 from taskloom._context import RayContext
-from taskloom.exceptions import BlockingGetWarning, RaySystemError
+from taskloom.backends._addresses import (
+    check_connect_timeout,
+    parse_address,
+    refuse_local_arguments,
+)
+from taskloom.exceptions import RaySystemError
+from taskloom.generator import ObjectRefGenerator, call_of, waitable
 from taskloom.ref import ObjectRef
 
 if TYPE_CHECKING:
+    from taskloom._memory import MemoryReport
     from taskloom.backends.base import Backend
 
 R = TypeVar("R")
@@ -36,10 +42,8 @@ E = TypeVar("E")
 F = TypeVar("F")
 
 _NOT_STARTED: Final = "Ray has not been started yet. You can start Ray with 'ray.init()'."
-_FOREVER_S: Final = 10**9  # a timeout beyond 30 years is none; locks cannot take much more
 
 _owner_pid: int | None = None  # the process whose exit ends the session
-_warned_lines: set[tuple[str, int]] = set()
 
 
 # -- a session --------------------------------------------------------------------------------
@@ -75,14 +79,18 @@ def init(
     idle_worker_timeout: float | None = None,
     max_extra_workers: int | None = None,
     await_cancels: bool | None = None,
+    cancel_grace: float | None = None,
+    connect_timeout: float | None = None,
     **kwargs: Any,
 ) -> RayContext:
-    """Start a session: the engine on a thread of its own, and its workers.
+    """Start a session: the engine on a thread of its own and its workers, or a cluster's.
 
     Calling it is optional: the first ``.remote()``, ``get``, ``put`` or ``wait`` does.
 
     Args:
-        address: None or "local": the engine in this process.  Nothing else is looked for.
+        address: None or "local": the engine in this process; nothing else is looked for.  "ray",
+            "ray://host:10001" and "ray+gcs://host:6379": a cluster (see ``docs/backends.md``).
+            Where it is None, ``TASKLOOM_ADDRESS`` counts.
         num_cpus: how many CPUs tasks may use together; those of this machine by default.
         num_gpus: the same for GPUs.
         resources: amounts of resources of your own, by name.
@@ -96,6 +104,9 @@ def init(
         max_extra_workers: how many workers may stand in for those blocked in ``get``.
         await_cancels: whether a task is cancelled when the ``await`` of its ref was, and nobody
             else wants the result; yes by default.
+        cancel_grace: seconds that a task has to end after ``cancel`` or its ``timeout=`` has
+            interrupted it; then its worker is killed.  5 by default; ``math.inf``: never.
+        connect_timeout: seconds that a running cluster has to answer; 10 by default.
 
     The other arguments are Ray's, for clusters; they are accepted and have no effect here.
 
@@ -104,7 +115,11 @@ def init(
 
     Raises:
         RuntimeError: there is a session already, or an argument is unknown.
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or describes this machine although the address
+            is that of a running cluster.
+        ConnectionError: no cluster answers at the address, or it does not fit.
+        NotImplementedError: it is a Dask cluster: not there yet.
+        ImportError: the library of that cluster is not installed.
     """
     arguments = locals()  # first, while it holds the arguments and nothing else
     arguments.update(arguments.pop("kwargs"))
@@ -118,26 +133,23 @@ def init(
                     "prior to 'ray.init()'."
                 )
             return RayContext(backend, shutdown)
-        _refuse_cluster_resources(arguments)
+        where = parse_address(arguments.pop("address"))
+        refuse_local_arguments(where, arguments)
+        if where.kind == "dask":
+            raise NotImplementedError(f"address={where.text!r}: Dask is not there yet; Ray is")
+        timeout_s = check_connect_timeout(arguments.pop("connect_timeout"))
         del arguments["ignore_reinit_error"]
         config = make_config(**arguments)
         # Loaded here: a program that only imports remote functions needs no engine.
-        module = import_module(f"taskloom.backends.{'inline' if config.local_mode else 'local'}")
-        backend = cast("Backend", module.start(config))
+        if where.kind == "local":
+            name = "inline" if config.local_mode else "local"
+            backend = import_module(f"taskloom.backends.{name}").start(config)
+        else:
+            module = import_module(f"taskloom.backends.{where.kind}")
+            backend = module.start(config, where, arguments, timeout_s)
         _current.set_backend(backend)
         _end_with_process()
         return RayContext(backend, shutdown)
-
-
-def _refuse_cluster_resources(arguments: dict[str, Any]) -> None:
-    """A cluster that is there has its resources already (INIT-10)."""
-    if arguments["address"] in (None, "local"):
-        return
-    for name in ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory"):
-        if arguments[name] is not None:
-            raise ValueError(
-                f"When connecting to an existing cluster, {name} must not be provided."
-            )
 
 
 def auto_init() -> None:
@@ -179,7 +191,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
             backend.shutdown()
         finally:
             _current.set_backend(None)
-            _warned_lines.clear()
+            forget_warnings()
 
 
 def is_initialized() -> bool:
@@ -270,8 +282,10 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
         TypeError: something in the sequence is not a ref.
     """
     timeout_s = _checked_timeout(timeout)
+    if isinstance(object_refs, ObjectRefGenerator):
+        return object_refs  # as Ray does
     if isinstance(object_refs, ObjectRef):
-        _warn_in_loop("get")
+        warn_in_loop("get()", "'await ref'")
         return _current.require().get((object_refs,), timeout_s)[0]
     if not isinstance(object_refs, Sequence) or isinstance(object_refs, str | bytes):
         raise ValueError(
@@ -287,7 +301,7 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     if not object_refs:
         values: list[object] = []
     else:
-        _warn_in_loop("get")
+        warn_in_loop("get()", "'await ref'")
         values = backend.get(object_refs, timeout_s)
     return tuple(values) if isinstance(object_refs, tuple) else values
 
@@ -295,33 +309,12 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
 def _checked_timeout(timeout: float | None) -> float | None:
     if timeout is None or timeout == -1:
         return None
-    if not timeout >= 0:  # so that NaN is refused too
+    timeout_s = seconds(timeout)
+    if not timeout_s >= 0:  # so that NaN is refused too
         raise ValueError(
             f"timeout must be None, -1 (for ever) or a number of seconds >= 0, got {timeout!r}"
         )
-    return None if timeout > _FOREVER_S else timeout
-
-
-def _warn_in_loop(name: str) -> None:
-    """Say once per line that a coroutine blocks its loop.  The engine goes on all the same."""
-    asyncio = sys.modules.get("asyncio")  # where it is not imported, no loop is running
-    running = getattr(asyncio, "_get_running_loop", None)
-    if running is None or running() is None:
-        return
-    if not env_flag("WARN_BLOCKING_GET_INSIDE_ASYNC", default=True):
-        return
-    caller = sys._getframe(2)
-    line = (caller.f_code.co_filename, caller.f_lineno)
-    if line in _warned_lines:
-        return
-    _warned_lines.add(line)
-    instead = "'await ref'" if name == "get" else "'await wait_async(refs)'"
-    warnings.warn(
-        f"Using blocking {name}() inside a coroutine: the event loop stands still at "
-        f"{line[0]}:{line[1]} until it returns. Use {instead} instead",
-        BlockingGetWarning,
-        stacklevel=3,
-    )
+    return None if timeout_s > FOREVER_S else timeout_s
 
 
 def put(value: R, *, _owner: object = None, _tensor_transport: object = None) -> ObjectRef[R]:
@@ -331,7 +324,7 @@ def put(value: R, *, _owner: object = None, _tensor_transport: object = None) ->
         TypeError: it is a ref already, or it cannot be pickled.
         ValueError: ``_owner`` or ``_tensor_transport`` is given.
     """
-    if isinstance(value, ObjectRef):
+    if issubclass(type(value), ObjectRef):
         raise TypeError(
             "Calling 'put' on an ray.ObjectRef is not allowed. If you really want to do this, "
             "you can wrap the ray.ObjectRef in a list and call 'put' on it."
@@ -344,18 +337,19 @@ def put(value: R, *, _owner: object = None, _tensor_transport: object = None) ->
 
 
 def wait(
-    ray_waitables: list[ObjectRef[R]],
+    ray_waitables: list[R],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
-) -> tuple[list[ObjectRef[R]], list[ObjectRef[R]]]:
+) -> tuple[list[R], list[R]]:
     """Block until ``num_returns`` of the refs are done or time is up.
 
     A task that failed or was cancelled is done.  Values are not fetched.
 
     Args:
-        ray_waitables: a list of different refs.
+        ray_waitables: a list of different refs, and of generators of refs.  Such a one is done
+            when its next item is there, or its end.
         num_returns: how many to wait for.
         timeout: seconds; None waits for ever, 0 does not wait.
         fetch_local: Ray's; values are on this machine anyway.
@@ -374,10 +368,12 @@ def wait(
         raise TypeError(f"{expected}, got a single ray.ObjectRef {given!r}")
     if not isinstance(given, list):
         raise TypeError(f"{expected}, got {type(given)}")
-    if timeout is not None and not timeout >= 0:
-        raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}")
+    if timeout is not None:
+        timeout = seconds(timeout)
+        if not timeout >= 0:
+            raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}")
     for ref in ray_waitables:
-        if not isinstance(ref, ObjectRef):
+        if not isinstance(ref, ObjectRef | ObjectRefGenerator):
             raise TypeError(f"{expected}, got list containing {type(ref)}")
     backend = _current.require()
     if not ray_waitables:
@@ -393,14 +389,21 @@ def wait(
             "num_returns cannot be greater than the number of ray_waitables provided to ray.wait."
         )
     if timeout != 0:
-        _warn_in_loop("wait")
-    if timeout is not None and timeout > _FOREVER_S:
+        warn_in_loop("wait()", "'await wait_async(refs)'")
+    if timeout is not None and timeout > FOREVER_S:
         timeout = None
-    done: Any = backend.wait(ray_waitables, num_returns, timeout)
-    return cast("tuple[list[ObjectRef[R]], list[ObjectRef[R]]]", done)
+    refs = {waitable(one): one for one in ray_waitables}
+    done = backend.wait(list(refs), num_returns, timeout)
+    ready, rest = ([refs[ref] for ref in half] for half in done)
+    return ready, rest
 
 
-def cancel(ray_waitable: ObjectRef[object], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(
+    ray_waitable: ObjectRef[object] | ObjectRefGenerator[object],
+    *,
+    force: bool = False,
+    recursive: bool = True,
+) -> None:
     """Cancel the task that makes ``ray_waitable``; does nothing when it is done.
 
     Args:
@@ -411,12 +414,12 @@ def cancel(ray_waitable: ObjectRef[object], *, force: bool = False, recursive: b
     Raises:
         TypeError: not a ref.
     """
-    if not isinstance(ray_waitable, ObjectRef):
+    if not isinstance(ray_waitable, ObjectRef | ObjectRefGenerator):
         raise TypeError(
             "ray.cancel() only supported for object refs. For actors, try ray.kill(). "
             f"Got: {type(ray_waitable)}."
         )
-    _current.require().cancel(ray_waitable, force=force, recursive=recursive)
+    _current.require().cancel(call_of(ray_waitable), force=force, recursive=recursive)
 
 
 # -- the machine ------------------------------------------------------------------------------
@@ -438,6 +441,18 @@ def cluster_resources() -> dict[str, float]:
     return _running().cluster_resources()
 
 
+def memory() -> MemoryReport:
+    """All objects of the session: their size, where they are, and who keeps them.
+
+    Works in the driver and in tasks; ``print(taskloom.memory())`` shows a table (``ray memory``).
+    With ``TASKLOOM_RECORD_REF_CREATION_SITES=1`` it says where refs were made in the driver.
+
+    Raises:
+        RaySystemError: there is no session; this function does not start one.
+    """
+    return _running().memory()
+
+
 def available_resources() -> dict[str, float]:
     """What no task uses now; names of which nothing is left are missing.
 
@@ -448,12 +463,15 @@ def available_resources() -> dict[str, float]:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """The machines of the cluster: this one, in Ray's form.
+    """The machines of the cluster, in Ray's form; without a cluster this one.
 
     Raises:
         RaySystemError: there is no session; this function does not start one.
     """
     backend = _running()
+    found = backend.nodes()
+    if found is not None:
+        return found
     host = os.uname().nodename
     return [
         {

@@ -8,10 +8,12 @@ and in trio.  They stand on the backend's ``subscribe``: engine threads put what
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from taskloom._arrivals import Arrivals, OneConsumer, wait_in_task, waiting
+from taskloom._blocking import FOREVER_S, seconds
 from taskloom._mapping import Results
+from taskloom.generator import ObjectRefGenerator, waitable
 from taskloom.ref import ObjectRef
 from taskloom.remote_function import remote
 
@@ -20,16 +22,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_FOREVER_S: Final = 10**9  # event loops refuse to wait for some centuries
-
 
 # -- arguments --------------------------------------------------------------------------------
 
 
-def check_wait(
-    refs: object, num_returns: object, timeout: object, name: str = "wait"
-) -> list[ObjectRef[Any]]:
-    """The refs, when the arguments of ``wait`` or ``wait_async`` are right (WAIT-2).
+def check_wait(refs: object, num_returns: object, timeout: object, name: str = "wait") -> list[Any]:
+    """The refs and generators, when the arguments of ``wait`` or ``wait_async`` are right (WAIT-2).
 
     Raises:
         TypeError: not a list of refs; a number that is none.
@@ -40,12 +38,9 @@ def check_wait(
         raise TypeError(f"{expected}, got a single ray.ObjectRef {refs!r}")
     if not isinstance(refs, list):
         raise TypeError(f"{expected}, got {type(refs)}")
-    if timeout is not None:
-        if not isinstance(timeout, int | float):
-            raise TypeError(f"the timeout of {name}() must be seconds or None, got {timeout!r}")
-        if not timeout >= 0:  # so that NaN is refused too
-            raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}")
-    check_refs(refs, name)
+    if timeout is not None and not seconds(timeout) >= 0:  # so that NaN is refused too
+        raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}")
+    check_refs(refs, name, ObjectRef | ObjectRefGenerator)
     if not refs:
         return refs
     if not isinstance(num_returns, int):
@@ -60,15 +55,15 @@ def check_wait(
     return refs
 
 
-def check_refs(refs: Sequence[object], name: str) -> None:
-    """Raise unless ``refs`` are refs, each given once.
+def check_refs(refs: Sequence[object], name: str, kinds: Any = ObjectRef) -> None:
+    """Raise unless ``refs`` are refs, or of other ``kinds``, each given once.
 
     Raises:
         TypeError: one is not a ref.
         ValueError: one is given twice.
     """
     for ref in refs:
-        if not isinstance(ref, ObjectRef):
+        if not isinstance(ref, kinds):
             raise TypeError(
                 f"{name}() expected a list of ray.ObjectRef, got list containing {type(ref)}"
             )
@@ -93,12 +88,12 @@ def _common_home(refs: Sequence[ObjectRef[Any]]) -> Backend:
 
 
 async def wait_async(
-    refs: list[ObjectRef[T]], num_returns: int = 1, timeout: float | None = None
-) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+    refs: list[T], num_returns: int = 1, timeout: float | None = None
+) -> tuple[list[T], list[T]]:
     """``wait`` for coroutines, in asyncio and trio: no value is fetched, no error raised.
 
     Args:
-        refs: refs, each once.
+        refs: refs, each once, and generators of refs (for their next item, or their end).
         num_returns: how many to wait for.
         timeout: seconds; None waits for ever, 0 asks what is done now.
 
@@ -109,22 +104,25 @@ async def wait_async(
     Raises:
         TypeError, ValueError: as ``wait`` (WAIT-2).
     """
-    checked = check_wait(refs, num_returns, timeout, "wait_async")
-    if not checked:
+    given = check_wait(refs, num_returns, timeout, "wait_async")
+    timeout = None if timeout is None else seconds(timeout)
+    if not given:
         return [], []
+    named = {waitable(one): one for one in given}
+    checked = list(named)
     home = _common_home(checked)
     if timeout == 0:
         await waiting().let_others_run()  # who asks again and again must not stop his own loop
-        pair: Any = home.wait(checked, num_returns, 0)
-        return cast("tuple[list[ObjectRef[T]], list[ObjectRef[T]]]", pair)
+        done, rest = home.wait(checked, num_returns, 0)
+        return [named[ref] for ref in done], [named[ref] for ref in rest]
     if _count_done(checked, home, num_returns) < num_returns:
-        if timeout is not None and timeout > _FOREVER_S:
+        if timeout is not None and timeout > FOREVER_S:
             timeout = None
         await waiting().wait_for_some(checked, home, num_returns, timeout)
-    ready: list[ObjectRef[T]] = []
-    unready: list[ObjectRef[T]] = []
-    for ref in checked:
-        (ready if len(ready) < num_returns and home.is_done(ref) else unready).append(ref)
+    ready: list[T] = []
+    unready: list[T] = []
+    for ref, one in named.items():
+        (ready if len(ready) < num_returns and home.is_done(ref) else unready).append(one)
     return ready, unready
 
 

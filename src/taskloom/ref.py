@@ -50,7 +50,7 @@ class ObjectRef(Generic[T_co]):
 
     def __init__(self, id: bytes | int, home: Backend | None = None, record: Any = None) -> None:
         if home is not None:  # the engine's own way: a key, who keeps it, his record
-            self._key = cast("int", id)
+            self._key = id  # type: ignore[assignment]  # a cast() is a call, for each ref
             self._home = home
             self._record = record
             return
@@ -142,7 +142,10 @@ class ObjectRef(Generic[T_co]):
         return ObjectRef, (self.binary(),)
 
     def __del__(self) -> None:
-        home = self._home
+        try:
+            home = self._home
+        except AttributeError:
+            return  # Ctrl-C came while it was made
         if home is not None:
             home.drop(self)
 
@@ -156,8 +159,9 @@ class ObjectRef(Generic[T_co]):
     def __await__(self) -> Generator[Any, None, T_co]:
         home = self._keeper()
         if not home.is_done(self):
-            yield from _waiting().wait_until_done(self, home).__await__()
-        return cast("T_co", home.result(self))
+            waiting = _waiting_module or _waiting()
+            yield from waiting.wait_until_done(self, home).__await__()
+        return home.result(self)  # type: ignore[return-value]  # a cast() is a call, each time
 
     async def ready(self) -> None:
         """Wait until the value or the error is there, without fetching it."""
@@ -172,6 +176,16 @@ class ObjectRef(Generic[T_co]):
         The value is unpickled, and callbacks run, on a thread of their own.
         """
         return cast("concurrent.futures.Future[T_co]", _waiting().ref_future(self, self._keeper()))
+
+    def why(self) -> str:
+        """What the value is waiting for, in one sentence, for people to read.
+
+        For example ``"train#2a waits for its argument: load#29, which is queued: it needs 4 CPU,
+        and 2 of 4 are free (held by f#3 on worker 812)"``.  The digits after ``#`` are the end of
+        :meth:`task_id`.  It does not wait; the wording may change.
+        """
+        home = self._keeper()
+        return home.why(self)
 
     # -- the duck type of asyncio.Future ------------------------------------------------------
 
@@ -226,7 +240,12 @@ class ObjectRef(Generic[T_co]):
         return cast("int", _waiting().remove_done_callback(self, callback))
 
 
+_waiting_module: Any = None
+
+
 def _waiting() -> Any:
     # Loaded by the first who waits: it needs asyncio, which a worker for plain tasks never
     # loads: it is slow to import.
-    return import_module("taskloom._waiting")
+    global _waiting_module
+    _waiting_module = import_module("taskloom._waiting")
+    return _waiting_module

@@ -34,14 +34,19 @@ from typing import (
 )
 
 from taskloom import _current
+from taskloom._actor_options import ACTOR_OPTIONS, ActorOptions
 from taskloom._callee import Callee
 from taskloom._options import (
+    TASK_OPTIONS,
+    check_pauses,
     count_returns,
     make_request,
     option_value,
+    stream_limit,
     validate_task_options,
 )
-from taskloom._spec import TaskSpec
+from taskloom._spec import Pace, TaskSpec
+from taskloom.actor import ActorClass, make_actor_class
 from taskloom.ref import ObjectRef
 
 P = ParamSpec("P")
@@ -73,6 +78,11 @@ class TaskOptions(TypedDict, total=False):
     max_retries: int
     retry_exceptions: bool | Sequence[type[BaseException]]
     priority: int
+    timeout: float | None
+    retry_delay: float | None
+    retry_backoff: float | None
+    retry_jitter: float | None
+    backpressure: int | None
     runtime_env: dict[str, Any] | None
     scheduling_strategy: object
     label_selector: dict[str, str] | None
@@ -110,7 +120,12 @@ class RemoteFunction(Generic[P, R]):
         self._callee = callee
         self._options = options
         self._session = None
-        functools.update_wrapper(self, callee.function, updated=())
+        for name in functools.WRAPPER_ASSIGNMENTS:
+            try:
+                setattr(self, name, getattr(callee.function, name))
+            except Exception:
+                continue  # it has none, or an object that can be called answers as it likes
+        self.__wrapped__ = callee.function
 
     @property
     def func(self) -> Callable[P, Any]:
@@ -219,16 +234,26 @@ class RemoteFunction(Generic[P, R]):
         callee = self._callee
         options = self._options
         retry_exceptions = option_value(options, "retry_exceptions")
+        retry_blob = None
         if not isinstance(retry_exceptions, bool):
             retry_exceptions = tuple(retry_exceptions)
+            retry_blob = callee.pack_retry(retry_exceptions)
+        request = make_request(options, is_coroutine=callee.is_coroutine)
+        # All this travels in the engine's own messages, where a subclass of str or int would bring
+        # its class along: so only the plain value of each is taken.
         self._spec = TaskSpec(
-            num_returns=count_returns(options.get("num_returns"), is_generator=callee.is_generator),
-            request=make_request(options, is_coroutine=callee.is_coroutine),
+            num_returns=int(
+                count_returns(options.get("num_returns"), is_generator=callee.is_generator)
+            ),
+            request=tuple((str.__str__(name), int(units)) for name, units in request),
             function=callee.pack(session),
-            name=options.get("name") or callee.name,
-            max_retries=option_value(options, "max_retries"),
+            name=str.__str__(options.get("name") or callee.name),
+            max_retries=int(option_value(options, "max_retries")),
             retry_exceptions=retry_exceptions,
-            priority=option_value(options, "priority"),
+            retry_blob=retry_blob,
+            priority=int(option_value(options, "priority")),
+            pace=Pace.of(options, retry_exceptions),
+            stream=stream_limit(options, is_generator=callee.is_generator),
         )
         self._session = session  # last: it says that the spec is there
 
@@ -254,8 +279,10 @@ class RemoteFunction(Generic[P, R]):
                 TypeError: a value has the wrong type.
             """
             validate_task_options(task_options, in_options_call=True)
+            merged = {**self._options, **task_options}
+            check_pauses(merged)
             other = _blank()
-            other._fill(self._callee, {**self._options, **task_options})
+            other._fill(self._callee, merged)
             return other
 
     def __call__(self, *args: object, **kwargs: object) -> NoReturn:
@@ -287,7 +314,11 @@ def _blank() -> RemoteFunction[..., Any]:
 
 
 @overload
+def remote(function: type[A], /) -> ActorClass[A]: ...
+@overload
 def remote(function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
+@overload
+def remote(function: GeneratorFunction[P, R], /) -> StreamFunction[P, R]: ...
 @overload
 def remote(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload
@@ -295,15 +326,25 @@ def remote(
     *, num_returns: Literal[1] | None = ..., **task_options: Unpack[TaskOptions]
 ) -> _Decorator: ...
 @overload
+def remote(*, num_returns: Streaming, **task_options: Unpack[TaskOptions]) -> _Decorator: ...
+@overload
 def remote(
-    *, num_returns: int | str, **task_options: Unpack[TaskOptions]
+    *, num_returns: int, **task_options: Unpack[TaskOptions]
 ) -> Callable[[Callable[..., Any]], ManyReturns]: ...
+@overload
+def remote(**actor_options: Unpack[ActorOptions]) -> Callable[[type[A]], ActorClass[A]]: ...
 def remote(*args: Any, **task_options: Any) -> Any:
-    """Make a remote function: ``@remote``, ``@remote(num_cpus=2)`` or ``remote(function)``.
+    """Make a remote function or an actor class: ``@remote``, ``@remote(num_cpus=2)``.
 
     Args:
-        function: anything that can be called, ``async def`` included.
-        task_options: how its tasks run, such as ``num_cpus``, ``max_retries``, ``num_returns``.
+        function: a class, or anything else that can be called, ``async def`` included.
+        task_options: how its tasks run.  ``num_cpus``, ``max_retries``, ``num_returns`` and
+            others as in Ray, and: ``timeout``, seconds that each attempt may run, from when a
+            worker begins it, loading the function and waiting for others included (then
+            ``TaskTimeoutError``); ``retry_delay``, seconds
+            between an attempt and the next, multiplied by ``retry_backoff`` each further time;
+            ``retry_jitter``, by which part of it, up or down, a pause is left to chance.
+            Those of actors are ``max_restarts``, ``max_concurrency``, ``name`` and others.
 
     Raises:
         ValueError: there is no such option, or its value is out of range.
@@ -315,15 +356,20 @@ def remote(*args: Any, **task_options: Any) -> Any:
         raise TypeError(
             f"remote() takes one function and nothing else, or options by keyword, got {args!r}"
         )
-    validate_task_options(task_options, in_options_call=False)
+    if not any(name in ACTOR_OPTIONS and name not in TASK_OPTIONS for name in task_options):
+        validate_task_options(task_options, in_options_call=False)
+        check_pauses(task_options)
     return lambda function: _make_remote(function, task_options)
 
 
-def _make_remote(function: Any, options: dict[str, Any]) -> RemoteFunction[..., Any]:
+def _make_remote(
+    function: Any, options: dict[str, Any]
+) -> RemoteFunction[..., Any] | ActorClass[Any]:
     if isinstance(function, type):
-        raise NotImplementedError(
-            f"@remote on the class {function.__qualname__}: actors are not there yet"
-        )
+        return make_actor_class(function, options)
+    if isinstance(function, ActorClass):
+        raise TypeError(f"{function!r} is an actor class already: use .options() to change it")
+    validate_task_options(options, in_options_call=False)
     if isinstance(function, RemoteFunction):
         raise TypeError(f"{function!r} is a remote function already: use .options() to change it")
     if not callable(function):
@@ -332,6 +378,8 @@ def _make_remote(function: Any, options: dict[str, Any]) -> RemoteFunction[..., 
 
 
 if TYPE_CHECKING:
+    from taskloom._stream_types import GeneratorFunction, StreamFunction, Streaming
+
     A_contra = TypeVar("A_contra", contravariant=True)
     B_contra = TypeVar("B_contra", contravariant=True)
     C_contra = TypeVar("C_contra", contravariant=True)
@@ -344,6 +392,8 @@ if TYPE_CHECKING:
         def __call__(
             self, function: Callable[P, Coroutine[Any, Any, R]], /
         ) -> RemoteFunction[P, R]: ...
+        @overload
+        def __call__(self, function: GeneratorFunction[P, R], /) -> StreamFunction[P, R]: ...
         @overload
         def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from taskloom import _current, _ids
+from taskloom import _current, _ids, _waiting
+from taskloom._actor_handle import weak_handle
 from taskloom._options import UNITS_PER_RESOURCE
 
 if TYPE_CHECKING:
@@ -100,12 +101,15 @@ class RuntimeContext:
         return self._task().function_name
 
     def get_actor_id(self) -> str | None:
-        """The id of the running actor; None outside of actors."""
-        return None
+        """The id of the running actor, as 32 hex digits; None outside of actors."""
+        backend = self._backend()
+        key = backend.context().actor_key
+        return None if key is None else _ids.actor_bytes(backend.session_id, key).hex()
 
     def get_actor_name(self) -> str | None:
-        """The name of the running actor; None outside of actors."""
-        return None
+        """The name of the running actor, "" when it has none; None outside of actors."""
+        spec = self._task().actor_spec
+        return None if spec is None else spec.name
 
     def get_placement_group_id(self) -> str | None:
         """The placement group of the caller; None when it runs in none."""
@@ -113,17 +117,21 @@ class RuntimeContext:
 
     @property
     def current_actor(self) -> Any:
-        """A handle of the running actor.
+        """A handle of the running actor, which does not keep it alive.
 
         Raises:
             RuntimeError: the caller is not an actor.
         """
-        raise RuntimeError("This method is only available in an actor.")
+        backend = self._backend()
+        here = backend.context()
+        if here.actor_key is None or here.actor_spec is None:
+            raise RuntimeError("This method is only available in an actor.")
+        return weak_handle(here.actor_key, backend.session_id, here.actor_spec.manifest)
 
     @property
     def was_current_actor_reconstructed(self) -> bool:
         """Whether the running actor was restarted; False outside of actors."""
-        return False
+        return self._task().actor_restarted
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
@@ -151,11 +159,18 @@ class RuntimeContext:
         """True when the cancellation of the running task was asked for.
 
         Raises:
-            RuntimeError: the caller is not a task.
+            RuntimeError: the caller is not a task, or it is a coroutine of an async actor, which
+                gets a CancelledError.
         """
         backend = self._backend()
-        if backend.context().task_key is None:
+        here = backend.context()
+        if here.task_key is None:
             raise RuntimeError("is_canceled() is only available in a task")
+        is_async = here.actor_spec is not None and here.actor_spec.is_async
+        if is_async and _waiting.has_running_loop():
+            raise RuntimeError(
+                "is_canceled() is not available in coroutines of actors: see CancelledError"
+            )
         return backend.is_canceled()
 
 

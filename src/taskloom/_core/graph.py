@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from taskloom._core.node import Error, Node, ObjectRecord
-from taskloom._core.states import LEGAL, TERMINAL, NodeState
+from taskloom._core.states import FINISHED, LEGAL, READY, TERMINAL, NodeState
 from taskloom.exceptions import InternalError
 
+if TYPE_CHECKING:
+    from taskloom._core.actor_record import ActorRecord
+
 Observer = Callable[[Node, NodeState, NodeState, str], None]
+_MANY: Final = 64
+"""Below that many dependents it is not worth the work to look for those that have ended."""
 
 
 class Graph:
@@ -30,6 +35,8 @@ class Graph:
         self._resolve = resolve
         self._report_unseen = report_unseen
         self._orders = 0
+        self.stirred: set[ActorRecord] = set()  # actors in whose lines something has changed
+        self.forgotten: list[ActorRecord] = []  # actors that nobody has a handle of any more
 
     # -- nodes --------------------------------------------------------------------------------
 
@@ -53,11 +60,15 @@ class Graph:
         for record in node.outputs:
             self.objects[record.key] = record
             record.producer = node
+        if node.stream is not None:
+            node.stream.enter(node, self)
         parent = node.parent
         if parent is not None:
             if parent.children is None:
                 parent.children = {}
             parent.children[node.key] = node
+        if not node.deps and not node.nested:
+            return None
         failed: Error | None = None
         for dep in node.deps:
             dep.holds += 1
@@ -67,6 +78,8 @@ class Graph:
                     dep.dependents = [node]
                 else:
                     dep.dependents.append(node)
+                    if len(dep.dependents) >= _MANY:
+                        _drop_ended(dep.dependents)
             elif dep.failed:
                 dep.seen = True
                 failed = failed or dep.outcome
@@ -76,22 +89,47 @@ class Graph:
 
     def finish(self, node: Node, outcomes: Sequence[Any], contained: Sequence[Any]) -> list[Node]:
         """The node has a value for each output; the dependents that are READY now."""
-        self.move(node, NodeState.FINISHED, "result")
+        self.move(node, FINISHED, "result")
         ready: list[Node] = []
-        for record, outcome, keys in zip(node.outputs, outcomes, contained, strict=True):
-            record.outcome = outcome
-            if keys:
-                self._contain(record, keys)
-            waiting, record.dependents = record.dependents, None
-            if waiting:
-                for dependent in waiting:
-                    dependent.unfinished -= 1
-                    if not dependent.unfinished and dependent.state is NodeState.WAITING:
-                        self.move(dependent, NodeState.READY, "dependencies done")
-                        ready.append(dependent)
-            self._settle(record)
+        if len(node.outputs) == 1:  # nearly always: no zip, which costs as much as all the rest
+            (record,) = node.outputs
+            if record.dependents or contained[0]:
+                self._finish_one(record, outcomes[0], contained[0], ready)
+            else:
+                # Fast path: the result of a small task on its own.  Plain twin: ``_finish_one``.
+                record.outcome = outcomes[0]
+                self._resolve(record)
+                if record.holds == 0:
+                    self._forget(record)
+        else:
+            for record, outcome, keys in zip(node.outputs, outcomes, contained, strict=True):
+                if record.outcome is None:  # else it was there before the node had ended
+                    self._finish_one(record, outcome, keys, ready)
         self._leave(node)
         return ready
+
+    def fill(self, record: ObjectRecord, outcome: Any, keys: Iterable[int] | None) -> list[Node]:
+        """An object is done before the node that makes it; the dependents that are READY now."""
+        ready: list[Node] = []
+        record.producer = None
+        self._finish_one(record, outcome, keys, ready)
+        return ready
+
+    def _finish_one(
+        self, record: ObjectRecord, outcome: Any, keys: Iterable[int] | None, ready: list[Node]
+    ) -> None:
+        record.outcome = outcome
+        if keys:
+            self._contain(record, keys)
+        waiting = record.dependents
+        if waiting:
+            record.dependents = None
+            for dependent in waiting:
+                dependent.unfinished -= 1
+                if not dependent.unfinished and dependent.state is NodeState.WAITING:
+                    self.move(dependent, READY, "dependencies done")
+                    ready.append(dependent)
+        self._settle(record)
 
     def fail(self, node: Node, error: Error, why: str) -> list[Node]:
         """The node ends with an error, and with it all that depend on it; those nodes.
@@ -107,7 +145,13 @@ class Graph:
             cancelled = cause.cancelled
             self.move(current, NodeState.CANCELLED if cancelled else NodeState.FAILED, why)
             ended.append(current)
+            told = current.scope is not None and current.scope.on_failed(current, cause)
+            if current.actor is not None:
+                current.actor.waiting.pop(current.key, None)
+                self.stirred.add(current.actor)  # who stands behind it may go on
             for record in current.outputs:
+                if record.outcome is not None:
+                    continue  # what a generator has yielded before stays
                 record.outcome = cause
                 record.failed = True
                 waiting, record.dependents = record.dependents, None
@@ -116,7 +160,7 @@ class Graph:
                     inherited = cause.inherit()
                     todo.extend((dependent, inherited) for dependent in waiting)
                 self._settle(record)
-            if not current.outputs and not cancelled:
+            if not current.outputs and not cancelled and not told:
                 orphan = ObjectRecord(current.key)
                 orphan.outcome = cause
                 self._report_unseen(orphan, current.spec.name)
@@ -137,11 +181,16 @@ class Graph:
             node.parent = None
         for record in node.outputs:
             record.producer = None
-        held = node.deps + node.nested
-        node.deps = node.nested = ()
+        if node.stream is not None:
+            node.stream.end(self)
         node.args = node.holes = node.context = None
-        for record in held:
-            self.release(record)
+        if node.deps or node.nested:
+            held = node.deps + node.nested
+            node.deps = node.nested = ()
+            for record in held:
+                self.release(record)
+        if node.scope is not None:
+            node.scope.on_ended(node)
 
     # -- objects ------------------------------------------------------------------------------
 
@@ -150,6 +199,11 @@ class Graph:
         self.objects[record.key] = record
         record.outcome = outcome
         self._contain(record, contained)
+        self._settle(record)
+
+    def settle(self, record: ObjectRecord, outcome: Any) -> None:
+        """An object that no call makes is done."""
+        record.outcome = outcome
         self._settle(record)
 
     def release(self, record: ObjectRecord) -> None:
@@ -173,6 +227,8 @@ class Graph:
         while todo:
             current = todo.pop()
             self.objects.pop(current.key, None)
+            if type(current) is not ObjectRecord:
+                self.forgotten.append(cast("ActorRecord", current))
             if current.failed and not current.seen and not current.outcome.cancelled:
                 self._report_unseen(current, "")
             inner, current.contains = current.contains, ()
@@ -180,3 +236,14 @@ class Graph:
                 member.holds -= 1
                 if member.holds == 0 and member.outcome is not None:
                     todo.append(member)
+
+
+def _drop_ended(dependents: list[Node]) -> None:
+    """Let go of dependents that were cancelled, each time their number has doubled.
+
+    So whoever submits and cancels behind something that takes long does not fill the memory, and
+    each dependent still costs the same.
+    """
+    count = len(dependents)
+    if not count & (count - 1):
+        dependents[:] = [node for node in dependents if node.state not in TERMINAL]

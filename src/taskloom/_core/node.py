@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from taskloom._core.states import NodeState
+from taskloom._core.states import WAITING, NodeState
 
 if TYPE_CHECKING:
+    from taskloom._core.actor_record import ActorRecord
+    from taskloom._core.alarms import Alarm
     from taskloom._core.resources import Allocation
+    from taskloom._core.scopes import Scope
+    from taskloom._core.streams import Stream
     from taskloom._spec import TaskSpec
 
 # Where a value goes in the arguments (position or keyword), and which dependency it is.
@@ -74,6 +78,8 @@ class Node:
     """
 
     __slots__ = (
+        "actor",
+        "alarm",
         "allocation",
         "args",
         "attempt",
@@ -88,11 +94,14 @@ class Node:
         "nested",
         "order",
         "outputs",
+        "overdue",
         "parent",
         "passed_over",
+        "scope",
         "seq",
         "spec",
         "state",
+        "stream",
         "unfinished",
         "waits",
         "worker",
@@ -116,6 +125,7 @@ class Node:
         self.nested: tuple[ObjectRecord, ...] = ()
         self.context: bytes | None = None
         self.parent: Node | None = None
+        self.scope: Scope | None = None  # of the group that it belongs to
         self.children: dict[int, Node] | None = None
         self.depth = 0
         self.order = 0
@@ -123,12 +133,16 @@ class Node:
         self.unfinished = 0
         self.passed_over = 0
         self.waits = 0  # awaits of a coroutine that are not answered; its CPUs are lent meanwhile
-        self.state = NodeState.WAITING
+        self.state: NodeState = WAITING
         self.worker: WorkerRecord | None = None
         self.seq = 0
         self.allocation: Allocation | None = None
+        self.actor: ActorRecord | None = None  # whom it calls, or makes
         self.cancel_asked = False
         self.cancel_told = False  # an answer to a wait has said so
+        self.overdue = False  # the attempt ran out of time; when it is over there is another one
+        self.alarm: Alarm | None = None
+        self.stream: Stream | None = None  # of what it yields
 
     def __repr__(self) -> str:
         return f"<Node {self.spec.name} {self.key:#x} {self.state.name}>"
@@ -139,6 +153,12 @@ class WorkerKind(IntEnum):
     """Runs one ``def`` task at a time in its main thread."""
     LOOP = 1
     """Runs many ``async def`` tasks at once in an event loop."""
+    ACTOR = 2
+    """Belongs to one actor and runs its calls."""
+
+
+PROCESS: Final = WorkerKind.PROCESS
+"""For the lines that run for each call, see ``states``."""
 
 
 class WorkerRecord:
@@ -150,8 +170,10 @@ class WorkerRecord:
     """
 
     __slots__ = (
+        "actor",
         "asked_back",
         "borrowed",
+        "deaf",
         "inflight",
         "kind",
         "last_progress",
@@ -160,6 +182,7 @@ class WorkerRecord:
         "pending_requests",
         "ready",
         "seq",
+        "silent",
         "stalled",
         "window",
     )
@@ -173,10 +196,13 @@ class WorkerRecord:
         self.lease: Allocation | None = None
         self.pending_requests = 0  # get and wait calls of its tasks that are not answered
         self.stalled = 0  # blocking calls that keep the event loop of a LOOP worker from turning
+        self.deaf = False  # a coroutine in it does not end although it was told to
+        self.silent = False  # and it has not answered since that was noticed
         self.window = 0  # how many it may have in flight, given what it has already
         self.asked_back = 0  # the lowest outstanding seq when it was asked to give back
         self.last_progress = 0  # the lowest outstanding seq when the engine last looked
         self.borrowed: dict[int, ObjectRecord] = {}
+        self.actor: ActorRecord | None = None  # whose calls it runs
 
     @property
     def blocked(self) -> bool:

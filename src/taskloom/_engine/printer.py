@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from taskloom._engine.terminal import harmless, is_terminal
+
 MAX_BACKLOG: Final = 100_000
 """Lines that may wait for a slow stream; what comes on top of that is dropped and counted."""
 
@@ -20,6 +22,9 @@ MAX_BACKLOG: Final = 100_000
 class Printer:
     def __init__(self) -> None:
         self.backlog: deque[tuple[int, Callable[[], str] | str]] = deque()
+        # True while a line that is no longer in the backlog may not be on its stream yet.  Set
+        # before the line is taken, so who looks at the backlog first and then here misses none.
+        self.writing = False
         self._dropped = 0
         # Held while writing; the user's stream may itself come here again (or a signal handler).
         self._lock = threading.RLock()
@@ -72,18 +77,27 @@ class Printer:
             self.flush()
 
     def _write_all(self) -> None:
-        used = set()
+        outermost, self.writing = not self.writing, True
+        try:
+            self._write_lines()
+        finally:
+            if outermost:
+                self.writing = False
+
+    def _write_lines(self) -> None:
+        used: dict[int, bool] = {}  # streams, and whether each is a terminal
         for _ in range(len(self.backlog)):  # not what comes meanwhile: it may never end
             if not self.backlog:
                 break  # written by whoever came in between, in this thread
             number, text = self.backlog.popleft()
-            used.add(number)
+            if number not in used:
+                used[number] = is_terminal(sys.stdout if number == 1 else sys.stderr)
             if not isinstance(text, str):
                 try:
                     text = text()
                 except Exception as error:  # a stranger's: the other lines must go out
                     text = f"(taskloom) a message could not be made: {error!r}"
-            self._write(number, text)
+            self._write(number, harmless(text) if used[number] else text)
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             self._write(2, f"(taskloom) {dropped} lines of workers were dropped")

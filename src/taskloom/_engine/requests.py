@@ -6,15 +6,17 @@ from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from taskloom._core.node import ObjectRecord
+from taskloom._core.deadlock import Wait
+from taskloom._core.node import ObjectRecord, WorkerKind
 from taskloom._core.reactor import Reactor
+from taskloom._core.self_waits import fail_what_waits_for_itself
 from taskloom._core.states import NodeState
+from taskloom._engine.verdicts import lost
 from taskloom._engine.waiters import Waiter, attach, detach
 from taskloom._pool.process import WorkerProcess
 from taskloom._wire import messages as m
 from taskloom._wire.frames import Message
-from taskloom._wire.remote_errors import system_failure
-from taskloom.exceptions import ObjectLostError
+from taskloom._wire.remote_errors import Failure
 
 
 class _Question(Waiter):
@@ -22,7 +24,8 @@ class _Question(Waiter):
 
     Args:
         running: the ``seq`` of the task whose main thread asks; 0 for any other thread, -1 for
-            one that keeps an event loop from turning.
+            one that keeps an event loop from turning, -1 - ``seq`` for the thread that an actor
+            runs that call in.
         count: how many records must be done.
     """
 
@@ -41,7 +44,7 @@ class _Question(Waiter):
         self.running = running
         self.left = count
         self.returned = 0
-        self.seq = 0  # of the coroutine that waits
+        self.seq = 0  # of the coroutine that waits; -1: it only wants to be told
         self.timer: TimerHandle | None = None
         self.on_done_call: Callable[[_Question, ObjectRecord], None] = _ignore
 
@@ -74,16 +77,24 @@ class Requests:
         self._loop = loop
         self._post = post
         self._settle = settle
-        self._open: dict[tuple[WorkerProcess, int], _Question] = {}
+        self.open: dict[tuple[WorkerProcess, int], _Question] = {}
 
     # -- get and wait -------------------------------------------------------------------------
 
     def on_get(self, worker: WorkerProcess, message: Message) -> None:
         _, number, keys, timeout_s, running = message
         records = self._records(keys)
+        if worker.record.actor is not None and running > 0 and timeout_s is None:
+            needed = sum(record.outcome is None for record in records)
+            fail_what_waits_for_itself(self._loom, worker.record, records, needed)
         missing = sum(record.outcome is None for record in dict.fromkeys(records))
         question = _Question(worker, number, records, missing, running)
-        if not missing or any(record.failed for record in records):
+        failed = any(record.failed for record in records)
+        if failed and self._is_news(question):
+            # What it asks for was cancelled together with it: it hears the latter.
+            self._send(question, None)
+            return
+        if failed or not missing:
             self._send(question, self._outcomes(question))
             return
         self._ask(question, timeout_s, self._get_progress, self._outcomes)
@@ -92,16 +103,24 @@ class Requests:
         _, number, keys, num_returns, timeout_s, running = message
         records = self._records(keys)
         done = sum(record.outcome is not None for record in records)
+        if worker.record.actor is not None and running > 0 and timeout_s is None:
+            needed = num_returns - done
+            fail_what_waits_for_itself(self._loom, worker.record, records, needed)
+            done = sum(record.outcome is not None for record in records)
         question = _Question(worker, number, records, num_returns - done, running)
         if question.left <= 0:
-            self._send(question, self._done_keys(question))
+            failed = any(record.failed for record in records)
+            news = failed and self._is_news(question)  # as in ``on_get``
+            self._send(question, None if news else self._done_keys(question))
             return
         self._ask(question, timeout_s, self._wait_progress, self._done_keys)
 
     def _is_news(self, question: _Question) -> bool:
-        """True when the task that asks was cancelled, and no answer has told it so."""
+        """True when the task that asks is to stop, and no answer has told it so."""
         node = question.worker.record.inflight.get(max(question.running, 0))
-        if node is None or node.state != NodeState.CANCELLED or node.cancel_told:
+        if node is None or node.cancel_told:
+            return False
+        if node.state is NodeState.ASSIGNED and not node.overdue:
             return False
         node.cancel_told = True
         return True
@@ -139,7 +158,7 @@ class Requests:
             self._send(question, None)
             return
         question.on_done_call = progress
-        self._open[question.worker, question.number] = question
+        self.open[question.worker, question.number] = question
         question.records = [record for record in question.records if record.outcome is None]
         attach(question)
         question.returned = self._loom.on_blocked(question.worker.record, question.running)
@@ -157,11 +176,12 @@ class Requests:
 
     def _unblock(self, question: _Question) -> None:
         self._close(question)
-        self._loom.on_unblocked(question.worker.record, question.running, question.seq)
+        if question.seq >= 0:
+            self._loom.on_unblocked(question.worker.record, question.running, question.seq)
 
     def _close(self, question: _Question) -> None:
         question.on_done_call = _ignore
-        self._open.pop((question.worker, question.number), None)
+        self.open.pop((question.worker, question.number), None)
         detach(question)
         if question.timer is not None:
             question.timer.cancel()
@@ -185,14 +205,14 @@ class Requests:
         if done:
             worker.control.send([self._notice_of(question, record) for record in done])
         if question.left:
-            # A coroutine waits: its task is blocked as if it had called get.
             question.on_done_call = self._notice
-            self._open[worker, number] = question
-            self._loom.on_blocked(worker.record, 0, seq)
+            self.open[worker, number] = question
+            if seq >= 0:  # a coroutine waits: its task is blocked as if it had called get
+                self._loom.on_blocked(worker.record, 0, seq)
             attach(question)
 
     def on_unwatch(self, worker: WorkerProcess, message: Message) -> None:
-        question = self._open.get((worker, message[1]))
+        question = self.open.get((worker, message[1]))
         if question is not None:
             self._unblock(question)
 
@@ -206,26 +226,52 @@ class Requests:
         record.seen = record.seen or record.failed
         return (m.NOTICE, question.number, record.key, record.outcome)
 
+    # -- who waits ----------------------------------------------------------------------------
+
+    def waits(self) -> list[Wait]:
+        """The tasks that wait, and for what."""
+        found: list[Wait] = []
+        for question in self.open.values():
+            worker = question.worker.record
+            running = question.running
+            seq = question.seq if running in (0, -1) else max(running, -1 - running)
+            final = running != 0 and question.timer is None
+            if running < 0 and worker.kind is WorkerKind.LOOP:
+                nodes = list(worker.inflight.values())  # none of them moves while one blocks
+            elif seq in worker.inflight:
+                nodes = [worker.inflight[seq]]
+            else:
+                continue
+            found += [
+                Wait(node=node, records=question.asked, final=final, question=question)
+                for node in nodes
+            ]
+        # A final wait is all that its task does, whatever its other threads wait for.
+        return sorted(found, key=lambda wait: wait.final)
+
+    def fail(self, question: object, failure: Failure) -> None:
+        """Have a wait end with an error, which concerns that wait only."""
+        assert isinstance(question, _Question)
+        self._answer(question, failure)
+
     # -- the end of those who ask -------------------------------------------------------------
 
     def on_interrupted(self, worker: WorkerProcess, seq: int) -> None:
-        """A task was cancelled while its main thread waits: None tells it so."""
-        for question in [q for (w, _), q in self._open.items() if w is worker]:
+        """A task was told to stop while its main thread waits: None tells it so."""
+        for question in [q for (w, _), q in self.open.items() if w is worker]:
             if question.running == seq and self._is_news(question):
                 self._answer(question, None)
 
+    def on_forced(self, worker: WorkerProcess, seq: int) -> None:
+        """A task is about to be ended with its process: it goes on waiting until then."""
+        for question in [q for (w, _), q in self.open.items() if w is worker]:
+            if question.running == seq:
+                self._unblock(question)
+
     def on_worker_gone(self, worker: WorkerProcess) -> None:
-        for question in [q for (w, _), q in self._open.items() if w is worker]:
+        for question in [q for (w, _), q in self.open.items() if w is worker]:
             self._close(question)
 
     def _records(self, keys: Sequence[int]) -> list[ObjectRecord]:
         objects = self._loom.graph.objects
-        return [objects.get(key) or _lost(key) for key in keys]
-
-
-def _lost(key: int) -> ObjectRecord:
-    """Stands for an object that is gone although somebody asks for it."""
-    record = ObjectRecord(key)
-    record.outcome = system_failure(ObjectLostError(f"the object {key:#x} is no longer kept"))
-    record.failed = record.seen = True
-    return record
+        return [objects.get(key) or lost(key) for key in keys]

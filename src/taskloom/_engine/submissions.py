@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from taskloom._core.node import Node, ObjectRecord
+from taskloom._core.streams import Stream
+from taskloom._engine.verdicts import lost
 from taskloom._pool.process import WorkerProcess
-from taskloom._spec import Function, TaskSpec
+from taskloom._spec import Function, Pace, TaskSpec
 from taskloom._wire.frames import Message
 
 
 def spec_from_worker(worker: WorkerProcess, message: Message) -> TaskSpec:
     """The spec of a SPEC message; its function came before it."""
     (_, _, key, function_name, module, is_coroutine, name, num_returns, request, max_retries,
-     retry, priority) = message  # fmt: skip
+     retry, priority, pace, actor, group, stream) = message  # fmt: skip
     function = Function(
         key=key,
         blob=worker.functions[key],
@@ -27,19 +29,34 @@ def spec_from_worker(worker: WorkerProcess, message: Message) -> TaskSpec:
         max_retries=max_retries,
         retry_exceptions=retry,
         priority=priority,
+        pace=Pace(*pace) if pace is not None else None,
+        actor=actor,
+        group=group,
+        stream=stream,
     )
 
 
 def node_from_worker(
     worker: WorkerProcess, message: Message, objects: dict[int, ObjectRecord]
 ) -> Node:
-    """The node of a SUBMIT message.  Its refs are borrowed by the worker, so they are there."""
-    _, key, spec_number, payload, holes, dep_keys, nested_keys, context, parent_seq = message
+    """The node of a SUBMIT message.
+
+    Its refs are borrowed by the worker, so they are there; unless the task that submits was ended
+    before the driver heard so, and with it what it held.
+    """
+    _, key, spec_number, payload, holes, dep_keys, nested_keys, context, parent_seq = message[:9]
     spec = worker.specs[spec_number]
     outputs = tuple(ObjectRecord(key + 1 + index) for index in range(spec.num_returns))
-    node = Node(key, spec, payload, holes, tuple(objects[k] for k in dep_keys), outputs)
+    deps = tuple(objects.get(k) or lost(k) for k in dep_keys)
+    node = Node(key, spec, payload, holes, deps, outputs)
     node.nested = tuple(objects[k] for k in nested_keys if k in objects)
     node.context = context
     node.parent = worker.record.inflight.get(parent_seq)
-    node.depth = node.parent.depth + 1 if node.parent is not None else 1
+    if spec.stream is not None:
+        node.stream = worker.streams[key + 1] = Stream(outputs[0], spec.stream)
+    if node.parent is None:
+        node.depth = 1
+    else:
+        node.depth = node.parent.depth + 1
+        node.scope = node.parent.scope
     return node

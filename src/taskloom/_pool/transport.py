@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from taskloom._store.stored import outgoing
 from taskloom._wire.frames import FrameReader, Message, ProtocolError, encode
 
 
@@ -35,6 +36,7 @@ class Channel:
         self._backlog: deque[memoryview] = deque()
         self._writing = False
         self._ended = False
+        self.on_lent: Callable[[list[Any]], None] = lambda stored: None
 
     def attach(self, loop: AbstractEventLoop) -> None:
         """Start to receive, and to send what could not be sent at once."""
@@ -48,6 +50,9 @@ class Channel:
         if self._ended:
             return
         pieces = encode(messages)
+        if outgoing:  # large values that go by place: they must stay there
+            self.on_lent(outgoing.copy())
+            outgoing.clear()
         if not self._backlog:
             try:
                 if len(pieces) == 1:
@@ -64,6 +69,21 @@ class Channel:
         self._backlog.extend(memoryview(piece).cast("B") for piece in pieces)
         if self._loop is not None:
             self._want_write()
+
+    @property
+    def is_clear(self) -> bool:
+        """True when all that was to be sent has gone out, and the peer is there."""
+        return not self._backlog and not self._ended
+
+    def send_whole(self, frame: bytes) -> None:
+        """From any thread: send a small frame now, whole or not at all.
+
+        Raises:
+            OSError: it does not fit now, or the peer is gone.
+        """
+        if self._sock.send(frame) != len(frame):
+            self._sock.shutdown(socket.SHUT_RDWR)  # half a frame: nothing that follows is readable
+            raise OSError("half a frame was sent")
 
     def receive(self) -> bool:
         """Read once; True when something came."""
@@ -82,12 +102,11 @@ class Channel:
             self._end(why)
             return False
         try:
-            batches = self._reader.received(count)
+            for batch in self._reader.received(count):
+                self._on_batch(batch)
         except ProtocolError as error:
             self._end(f"protocol error: {error}")
             return False
-        for batch in batches:
-            self._on_batch(batch)
         return True
 
     def close(self) -> None:

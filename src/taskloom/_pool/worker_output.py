@@ -14,7 +14,8 @@ MARK: Final = b"\x1etaskloom "  # see _worker/output.py, which writes it
 MARK_END: Final = b"\x1e\n"
 MAX_LINE_BYTES: Final = 64 * 1024
 MAX_MARK_BYTES: Final = 4096
-LAST_LINES: Final = 20
+LAST_LINES: Final = 60
+"""How many lines are kept for the error when the worker dies: a third of them may be ours."""
 MAX_READ_BYTES: Final = 256 * 1024
 _WAITING: Final = struct.Struct("i")
 _NOTHING: Final = bytes(_WAITING.size)
@@ -35,7 +36,7 @@ class OutputPipe:
         os.set_blocking(fd, False)
         self.fd = fd
         self._on_line = on_line
-        self._rest = b""
+        self.rest = b""
         self._speaker = ""
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
 
@@ -68,14 +69,14 @@ class OutputPipe:
             self.fd = -1
 
     def _take(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self.rest = (self.rest + data).split(b"\n")
         for line in lines:
             self._take_line(line)
-        if len(self._rest) > MAX_LINE_BYTES:
+        if len(self.rest) > MAX_LINE_BYTES:
             # A line without an end is said in pieces; a mark that has begun stays whole.
-            at = self._rest.rfind(MARK[:1], len(self._rest) - MAX_MARK_BYTES)
-            cut = at if at >= 0 else _end_of_characters(self._rest)
-            head, self._rest = self._rest[:cut], self._rest[cut:]
+            at = self.rest.rfind(MARK[:1], len(self.rest) - MAX_MARK_BYTES)
+            cut = at if at >= 0 else _end_of_characters(self.rest)
+            head, self.rest = self.rest[:cut], self.rest[cut:]
             self._say(head)
 
     def _take_line(self, line: bytes) -> None:
@@ -88,8 +89,8 @@ class OutputPipe:
             self._say(line)
 
     def _flush_rest(self) -> None:
-        if self._rest and MARK not in self._rest:
-            rest, self._rest = self._rest, b""
+        if self.rest and MARK not in self.rest:
+            rest, self.rest = self.rest, b""
             self._say(rest)
 
     def _say(self, line: bytes) -> None:

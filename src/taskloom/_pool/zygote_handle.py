@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import socket
@@ -13,7 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from taskloom._wire.zygote_orders import FACTS_HEAD, ORDER, REPORT
+from taskloom._pool.process import told
+from taskloom._wire.descriptors import receive
+from taskloom._wire.zygote_orders import FACTS_HEAD, ORDER, READY, REPORT
 
 MAX_SAID_BYTES: Final = 64 * 1024
 STOP_S: Final = 2.0
@@ -58,38 +61,38 @@ class ZygoteHandle:
     Args:
         facts: sent to it, see ``_worker/zygote.py``.
         surroundings: the driver's, when the session began.
-        page_fd: descriptor of the page that workers write what they have started into.
+        shared_fds: descriptors of the page that workers write what they have started into, and
+            of the arena of large values.
     """
 
-    def __init__(self, facts: dict[str, Any], surroundings: Surroundings, page_fd: int) -> None:
-        ours, theirs = socket.socketpair()
-        self._sock = ours
+    def __init__(
+        self, facts: dict[str, Any], surroundings: Surroundings, shared_fds: tuple[int, int]
+    ) -> None:
         self._loop: AbstractEventLoop | None = None
         self._on_report: OnReport = lambda *_: None
         self._on_end: Callable[[], None] = lambda: None
-        self._errors_fd, their_errors = os.pipe()
-        os.set_blocking(self._errors_fd, False)
         self._said = b""
-        code = _START.format(path=surroundings.path, fd=theirs.fileno())
-        # The interpreter's own flags: the workers' Python is the driver's.
-        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, *flags, "-c", code],
-                cwd=surroundings.cwd,
-                env=surroundings.environ,
-                stdin=subprocess.DEVNULL,
-                stdout=their_errors,
-                stderr=their_errors,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        finally:
-            theirs.close()
-            os.close(their_errors)
+        self._fate = ""
+        self.ready = False  # it has imported everything and takes orders
+        with contextlib.ExitStack() as opened:  # all or nothing: descriptors may run out
+            ours, theirs = socket.socketpair()
+            opened.callback(ours.close)
+            self._sock = ours
+            with theirs:
+                self._errors_fd, their_errors = os.pipe()
+                opened.callback(os.close, self._errors_fd)
+                os.set_blocking(self._errors_fd, False)
+                try:
+                    self._process = _start(surroundings, theirs.fileno(), their_errors)
+                finally:
+                    os.close(their_errors)
+            opened.pop_all()
         blob = pickle.dumps(facts)
-        socket.send_fds(ours, [FACTS_HEAD.pack(len(blob))], [page_fd])
-        ours.sendall(blob)
+        try:
+            socket.send_fds(ours, [FACTS_HEAD.pack(len(blob))], list(shared_fds))
+            ours.sendall(blob)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has died already: whoever listens will read that from the socket
 
     def attach(
         self, loop: AbstractEventLoop, on_report: OnReport, on_end: Callable[[], None]
@@ -127,6 +130,18 @@ class ZygoteHandle:
         os.close(self._errors_fd)
         return self._said.decode(errors="replace")
 
+    def end_late_start(self, seconds: float) -> None:
+        """It is not ready yet, and is not waited for any longer."""
+        self._fate = f"was not ready after {seconds:g} s"
+        self._process.kill()
+
+    def how_it_ended(self) -> str:
+        """For errors, after :meth:`close`."""
+        if self._fate:
+            return self._fate
+        how = told(self._process.returncode)
+        return how if self.ready else f"{how} before it was ready"
+
     def close_fds_after_fork(self) -> None:
         """In a forked child of the driver: our copies of the descriptors go."""
         self._sock.close()
@@ -147,7 +162,7 @@ class ZygoteHandle:
     def _on_readable(self) -> None:
         while self._sock.fileno() >= 0:
             try:
-                report, fds, _, _ = socket.recv_fds(self._sock, REPORT.size, 1)
+                report, fds = receive(self._sock, REPORT.size, 1)
             except BlockingIOError:
                 return
             except OSError:
@@ -156,7 +171,22 @@ class ZygoteHandle:
                 self.hang_up()
                 self._on_end()
                 return
-            for fd in fds:
-                os.set_inheritable(fd, False)  # recvmsg may lose the flag
             what, number, value = REPORT.unpack(report)
+            self.ready = self.ready or what == READY
             self._on_report(what, number, value, fds[0] if fds else -1)
+
+
+def _start(surroundings: Surroundings, fd: int, errors_fd: int) -> subprocess.Popen[bytes]:
+    """Start the process; ``fd`` is its socket to the driver, ``errors_fd`` what it prints to."""
+    # The interpreter's own flags: the workers' Python is the driver's.
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return subprocess.Popen(
+        [sys.executable, *flags, "-c", _START.format(path=surroundings.path, fd=fd)],
+        cwd=surroundings.cwd,
+        env=surroundings.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=errors_fd,
+        stderr=errors_fd,
+        pass_fds=[fd],
+        start_new_session=True,
+    )

@@ -15,8 +15,12 @@ from contextvars import Context, ContextVar, copy_context
 from importlib import import_module
 from typing import Any, Final
 
+from taskloom._wire.careful import line_of
+
 _MISSING: Final = "taskloom: no default"
-_NOT_CARRIED: Final = frozenset({"asyncio", "anyio", "sniffio", "trio", "uvloop", "cloudpickle"})
+_NOT_CARRIED: Final = frozenset(
+    {"asyncio", "anyio", "sniffio", "trio", "uvloop", "cloudpickle", "taskloom"}
+)
 """Packages whose variables say where the *caller* runs: they would be lies in a worker."""
 
 _IMMUTABLE: Final = frozenset({str, int, bytes, bool, type(None)})
@@ -84,6 +88,7 @@ class ContextPacker:
         self._loads = loads
         self._last: tuple[list[object], bytes | None] = ([], None)
         self._left_out: dict[ContextVar[Any], Any] = {}  # with the value that could not travel
+        self._never_carried: set[ContextVar[Any]] = set()
         self._warned: set[str] = set()
 
     def pack(self) -> bytes | None:
@@ -102,6 +107,8 @@ class ContextPacker:
         """Equal for contexts that pack to the same bytes; cheap, as it is made for each call."""
         prints: list[object] = []
         for var, value in context.items():
+            if var in self._never_carried:
+                continue
             kind = type(value)
             prints.append(var)
             if kind in _IMMUTABLE:
@@ -109,40 +116,59 @@ class ContextPacker:
             elif self._left_out.get(var, _MISSING) is not value:
                 try:
                     prints.append(pickle.dumps(value, 5))  # it may have been changed in place
-                except Exception:
+                except KeyboardInterrupt:
+                    raise  # Ctrl-C
+                except BaseException:
                     prints.append(object())  # equal to nothing: pack anew
         return prints
 
     def _pack(self, context: Context) -> bytes | None:
-        pairs: list[tuple[ContextVar[Any], Any]] = []
+        pairs: list[bytes] = []
         for var, value in context.items():
             home = _home_of(var)
             if home is not None and home[0].partition(".")[0] in _NOT_CARRIED:
-                self._left_out[var] = value
+                self._never_carried.add(var)
                 continue
             try:
-                self._loads(self._dumps((var, value)))
-            except Exception as error:  # a stranger's value: the call goes on without it
+                pair = self._dumps((var, value))
+                self._loads(pair)
+            except KeyboardInterrupt:
+                raise  # Ctrl-C
+            except BaseException as error:  # a stranger's value: the call goes on without it
                 self._left_out[var] = value
                 self._warn(var.name, error)
             else:
-                pairs.append((var, value))
-        return self._dumps(pairs) if pairs else None
+                pairs.append(pair)
+        return pickle.dumps(pairs, 5) if pairs else None
 
-    def _warn(self, name: str, error: Exception) -> None:
+    def _warn(self, name: str, error: BaseException) -> None:
         if name not in self._warned:
             self._warned.add(name)
             warnings.warn(
                 f"the context variable {name!r} is not carried into tasks: its value cannot be "
-                f"pickled ({type(error).__name__}: {error})",
+                f"pickled ({line_of(error)})",
                 RuntimeWarning,
                 stacklevel=5,
             )
 
 
 def unpack_context(blob: bytes, loads: Loads) -> Context:
-    """A context in which the variables of :meth:`ContextPacker.pack` are set."""
+    """A context in which the variables of :meth:`ContextPacker.pack` are set.
+
+    One whose value cannot be unpickled here (its module is missing, say) is left out, with a
+    line on stderr: it is no concern of a task that does not look at it.
+    """
     context = Context()
-    for var, value in loads(blob):
-        context.run(var.set, value)
+    for pair in pickle.loads(blob):
+        try:
+            var, value = loads(pair)
+        except KeyboardInterrupt:
+            raise  # the task was cancelled
+        except BaseException as error:
+            sys.stderr.write(
+                "taskloom: a context variable is not carried into the task: its value cannot be "
+                f"unpickled here ({line_of(error)})\n"
+            )
+        else:
+            context.run(var.set, value)
     return context

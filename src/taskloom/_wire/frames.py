@@ -51,10 +51,11 @@ class FrameReader:
     in it keep; everything smaller is copied out by the pickle module.
     """
 
-    __slots__ = ("_big", "_big_filled", "_big_size", "_filled", "_store")
+    __slots__ = ("_big", "_big_filled", "_big_size", "_filled", "_store", "_view")
 
     def __init__(self) -> None:
         self._store = bytearray(_CHUNK)
+        self._view = memoryview(self._store)
         self._filled = 0
         self._big: bytearray | None = None
         self._big_filled = 0
@@ -66,7 +67,7 @@ class FrameReader:
             if self._big_filled == len(self._big):
                 self._big = _grown(self._big, min(self._big_size, 2 * len(self._big)))
             return memoryview(self._big)[self._big_filled :]
-        return memoryview(self._store)[self._filled :]
+        return self._view[self._filled :] if self._filled else self._view
 
     def received(self, count: int) -> list[list[Message]]:
         """Take note of ``count`` new bytes in ``buffer()``; the batches that are complete now.
@@ -80,15 +81,21 @@ class FrameReader:
                 return []
             frame, self._big = self._big, None
             return [_decode(memoryview(frame), keep=True)]
+        if not self._filled and count > _HEAD.size:
+            # Fast path: one small frame, and nothing before or behind it (2,000 instructions of
+            # some 60,000 in a worker and 100,000 in the engine).  Plain twin: ``_cut``.
+            length, buffers = _HEAD.unpack_from(self._view)
+            if not buffers and length == count - _HEAD.size:
+                return [_load(self._view[_HEAD.size : count])]
         self._filled += count
         return self._cut()
 
     def _cut(self) -> list[list[Message]]:
         batches: list[list[Message]] = []
         filled, start = self._filled, 0
-        view = memoryview(self._store)
+        view = self._view
         while filled - start >= _HEAD.size:
-            length = _SIZE.unpack_from(view, start)[0]
+            length, buffers = _HEAD.unpack_from(view, start)
             if length > MAX_FRAME_BYTES:
                 raise ProtocolError(f"a frame of {length} bytes")
             end = start + _HEAD.size + length
@@ -101,7 +108,10 @@ class FrameReader:
                     self._big_filled = filled - start
                     start = filled
                 break
-            batches.append(_decode(view[start:end], keep=False))
+            if buffers:
+                batches.append(_decode(view[start:end], keep=False))
+            else:
+                batches.append(_load(view[start + _HEAD.size : end]))
             start = end
         if start:
             rest = filled - start
@@ -117,26 +127,36 @@ def _grown(buffer: bytearray, size: int) -> bytearray:
     return grown
 
 
+def _load(body: memoryview) -> list[Message]:
+    """The messages of a frame without buffers."""
+    try:
+        messages = _loads(body)
+    except Exception as error:
+        raise ProtocolError(f"a frame that cannot be read: {error!r}") from error
+    if type(messages) is not list:
+        raise ProtocolError(f"a frame holds a list of messages, got {type(messages).__name__}")
+    return messages
+
+
 def _decode(frame: memoryview, *, keep: bool) -> list[Message]:
     """The messages of one whole frame; ``keep``: its memory may be kept by large values."""
     try:
         count = _HEAD.unpack_from(frame)[1]
         at = _HEAD.size
         if not count:
-            messages = _loads(frame[at:])
-        else:
-            table = at + _SIZE.size * count
-            sizes = [_SIZE.unpack_from(frame, at + _SIZE.size * i)[0] for i in range(count)]
-            body_end = len(frame) - sum(sizes)
-            if body_end < table:
-                raise ProtocolError("the buffers of a frame are longer than the frame")
-            buffers: list[Any] = []
-            position = body_end
-            for size in sizes:
-                piece = frame[position : position + size]
-                buffers.append(piece if keep else bytes(piece))
-                position += size
-            messages = _loads(frame[table:body_end], buffers=buffers)
+            return _load(frame[at:])
+        table = at + _SIZE.size * count
+        sizes = [_SIZE.unpack_from(frame, at + _SIZE.size * i)[0] for i in range(count)]
+        body_end = len(frame) - sum(sizes)
+        if body_end < table:
+            raise ProtocolError("the buffers of a frame are longer than the frame")
+        buffers: list[Any] = []
+        position = body_end
+        for size in sizes:
+            piece = frame[position : position + size]
+            buffers.append(piece if keep else bytes(piece))
+            position += size
+        messages = _loads(frame[table:body_end], buffers=buffers)
     except ProtocolError:
         raise
     except Exception as error:

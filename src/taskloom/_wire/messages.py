@@ -19,9 +19,12 @@ from typing import Final
 # (FUNCTION, function key, blob)                          before the first SPEC that names it
 FUNCTION: Final = 1
 # (SPEC, number, function key, function name, task name, num_returns, retry, threads, request,
-#  once)
+#  once, timed, actor, stream)
 #   retry: bool, or the pickled tuple of exception classes; threads: for OMP_NUM_THREADS;
 #   once: no retries, so a result must not be lost with the worker
+#   timed: has a time limit, so the driver wants to know when it begins
+#   actor: the ActorSpec of a constructor, or None
+#   stream: None, or how many items may wait to be taken (0: any number)
 SPEC: Final = 2
 # (RUN, seq, task key, attempt, spec number, args payload, holes, fills, context, accelerators)
 #   holes: None, or (where, index into fills) pairs, where = position or keyword
@@ -30,18 +33,28 @@ RUN: Final = 3
 # (FORGET_FUNCTION, key) / (FORGET_SPEC, number): it will be defined again when it is needed
 FORGET_FUNCTION: Final = 4
 FORGET_SPEC: Final = 5
+# (GRANT, offset, length, fresh)     space in the store, before anybody asks for it
+GRANT: Final = 6
+# (SERIALIZER, blob)       what ``register_serializer`` was told: see ``custom_serializers``
+SERIALIZER: Final = 7
+# (STOP,)                  to an actor: end in good order, when nothing runs any more
+STOP: Final = 8
 
 # -- down, data or control stream -------------------------------------------------------------
-# (REPLY, request, returned up to, answer)   answers GET, WAIT, QUERY
+# (REPLY, request, returned up to, answer)   answers GET, WAIT, QUERY; None: the task was cancelled,
+#   a Failure: the wait itself has failed
 REPLY: Final = 10
 # (NOTICE, request, key, outcome)            answers WATCH, once for each key
 NOTICE: Final = 11
 
 # -- down, control stream ---------------------------------------------------------------------
-# (TAKE_BACK, seq)        give back what is not started, up to seq; answered by RETURNED
+# (TAKE_BACK, seq, told)  give back what is not started, up to seq; answered by RETURNED
 TAKE_BACK: Final = 20
-# (INTERRUPT, seq)        the task was cancelled
+# (INTERRUPT, seq, force, told) the task was cancelled, or is out of time; force: end the worker
+#   if it runs there.  told: what stands in the shared page since then
 INTERRUPT: Final = 21
+# (RECALL,)               give back what space in the store is not being written to: UNUSED
+RECALL: Final = 22
 
 # -- up, data stream --------------------------------------------------------------------------
 # (READY, pid)
@@ -62,7 +75,8 @@ PUT: Final = 35
 GET: Final = 36
 # (WAIT, request, keys, num_returns, timeout, running)   -> list of keys that are done
 WAIT: Final = 37
-# (WATCH, request, keys, seq of the task)  -> NOTICE for each      (UNWATCH, request)
+# (WATCH, request, keys, seq of the task; -1: it goes on meanwhile)  -> NOTICE for each
+# (UNWATCH, request)
 WATCH: Final = 38
 UNWATCH: Final = 39
 # (BORROW, keys) / (RELEASE, keys): refs to them live in this worker / no longer do
@@ -72,10 +86,47 @@ RELEASE: Final = 41
 CANCEL: Final = 42
 # (ABANDON, key)     an await of it was cancelled
 ABANDON: Final = 45
+# (BEGAN, seq, when)     a coroutine with a time limit has begun, by time.monotonic()
+BEGAN: Final = 48
 # (PIN, key)
 PIN: Final = 43
-# (QUERY, request, name, key or 0, running)    -> facts; "withdraw": True or False
+# (QUERY, request, name, key or 0, running)    -> facts; "withdraw": True or False; "why": text;
+#   "stream": outcomes of the items that come next, as far as they are there and small;
+#   of actors: see ``_engine/actor_desk``
 QUERY: Final = 44
+# (ROOM, request, length, running)     space in the store, please -> (offset, length, fresh)
+ROOM: Final = 46
+# (UNPIN, pins)     nobody here looks at these stored values any more
+UNPIN: Final = 47
+# (UNUSED, ranges)     space in the store that was recalled: (offset, length, fresh) each
+UNUSED: Final = 49
+# (ITEM, seq, index, payload, keys contained or None)    a generator has yielded
+ITEM: Final = 50
+# (ITEM_ROOM, seq, count, key)   having yielded so many the generator waits for the object ``key``
+ITEM_ROOM: Final = 51
+# (NEXT_ITEM, key of the output)    the consumer of a stream borrows the item that comes next
+# (ITEM_TAKEN, key of the output)   he has taken it, where somebody counts
+# (DROP_STREAM, key of the output)  he wants no more
+NEXT_ITEM: Final = 52
+ITEM_TAKEN: Final = 53
+DROP_STREAM: Final = 54
+# (GROUP_OPEN, key, key of the outer group or 0, seq of the task): its end and its alarm are the
+#   objects 1 and 2 of that key      (GROUP_JOIN, key, task key): of a SUBMIT that comes next
+# (GROUP_CLOSE, key) / (GROUP_CANCEL, key) / (GROUP_RELEASE, key, object key)
+GROUP_OPEN: Final = 60
+GROUP_JOIN: Final = 61
+GROUP_CLOSE: Final = 62
+GROUP_CANCEL: Final = 63
+GROUP_RELEASE: Final = 64
+# (CREATE, ...)             a SUBMIT whose object is an actor
+CREATE: Final = 70
+# (CALL, ..., actor key)    a SUBMIT with the actor to call behind
+CALL: Final = 71
+# (KILL, actor key, no_restart)
+KILL: Final = 72
+# (LEAVING, text)           the actor ends itself: nothing but the end comes after this
+LEAVING: Final = 73
 # FUNCTION and SPEC also go up, for what workers submit; SPEC up is
 # (SPEC, number, function key, function name, module, coroutine, task name, num_returns,
-#  request, max_retries, retry, priority)
+#  request, max_retries, retry, priority, pace or None, ActorSpec of a constructor or None,
+#  concurrency group, stream)

@@ -1,4 +1,4 @@
-"""Which member of a value cannot be pickled, and the path to it.
+"""Which member of a value cannot be pickled: the path to it, and the error that says so.
 
 Only asked after pickling has failed, to make a useful error out of "cannot pickle
 '_thread.lock' object".  Every step pickles a member; the search follows the first one that
@@ -10,20 +10,49 @@ from __future__ import annotations
 import re
 import types
 from itertools import islice
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from taskloom._wire.careful import Patience, line_of, repr_of
+from taskloom._wire.custom_serializers import serializers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _MAX_DEPTH: Final = 20
 _MAX_MEMBERS: Final = 1_000  # looked at in each value
-_MAX_TIME_S: Final = 5.0
+_MAX_TIME_S: Final = 1.0
 _IDENTIFIER: Final = re.compile(r"\A[^\W\d]\w*\Z")
 
 
+def explain(
+    error: BaseException,
+    value: object,
+    what: str,
+    name: str | tuple[str, ...],
+    dumps: Callable[[object], object],
+) -> TypeError:
+    """A TypeError that says which member of ``value`` could not be pickled, and why.
+
+    Args:
+        error: what pickling raised.
+        value: what was pickled.
+        what: the sentence's subject, such as "the arguments of f".
+        name: what the value is called in the path, such as "value"; for a tuple, what each of
+            its members is called.
+        dumps: the serializer.
+    """
+    if isinstance(name, tuple):
+        named = zip(name, cast("tuple[object, ...]", value), strict=True)
+    else:
+        named = zip((name,), (value,), strict=True)
+    tries = (path_to_unpicklable(member, called, dumps) for called, member in named)
+    found = next(filter(None, tries), None)
+    where = f": {found[0]} is {repr_of(found[1])}" if found else ""
+    return TypeError(f"could not serialize {what}{where} ({line_of(error)})")
+
+
 def path_to_unpicklable(
-    value: object, name: str, dumps: Callable[[object], bytes]
+    value: object, name: str, dumps: Callable[[object], object]
 ) -> tuple[str, object] | None:
     """The innermost member of ``value`` that does not pickle; never raises.
 
@@ -36,42 +65,54 @@ def path_to_unpicklable(
         The path, such as ``args[0].conn._lock`` or ``f.<closure>.lock``, and the member.
         None when ``value`` pickles after all.
     """
-    deadline = monotonic() + _MAX_TIME_S
+    patience = Patience(_MAX_TIME_S)
     try:
         if _pickles(value, dumps):
             return None
         path, culprit = name, value
         seen = {id(value)}
         for _ in range(_MAX_DEPTH):
-            step = _first_bad(culprit, seen, dumps, deadline)
+            step = first_unpicklable(culprit, seen, dumps, patience)
             if step is None:
                 break
             path, culprit = path + step[0], step[1]
             seen.add(id(culprit))
         return path, culprit
-    except Exception:
+    except KeyboardInterrupt:
+        raise  # Ctrl-C: the search takes a while
+    except BaseException:
         return name, value  # what the user holds is stranger than the search can bear
 
 
-def _first_bad(
-    value: object, seen: set[int], dumps: Callable[[object], bytes], deadline: float
+def first_unpicklable(
+    value: object, seen: set[int], dumps: Callable[[object], object], patience: Patience
 ) -> tuple[str, object] | None:
+    """The first member of ``value`` that does not pickle: its step and itself; or None.
+
+    Args:
+        value: what does not pickle.
+        seen: the ids of values not to look at again.
+        dumps: the serializer.
+        patience: when it is over, the search ends.
+    """
     members = _members(value)
     for _ in range(_MAX_MEMBERS):
-        if monotonic() > deadline:
+        if patience.is_over():
             return None
         try:
             step, member = next(members)
         except StopIteration:
             return None
-        except Exception:
+        except KeyboardInterrupt:
+            raise  # Ctrl-C
+        except BaseException:
             return None  # an attribute that raises when it is looked at
         if id(member) not in seen and not _pickles(member, dumps):
             return step, member
     return None
 
 
-def _pickles(value: object, dumps: Callable[[object], bytes]) -> bool:
+def _pickles(value: object, dumps: Callable[[object], object]) -> bool:
     if value is None or type(value) in _ALWAYS:
         return True
     try:
@@ -87,10 +128,13 @@ _ALWAYS: Final = frozenset({int, float, str, bytes, bool, complex, bytearray})
 
 def _members(value: object) -> Iterator[tuple[str, object]]:
     """What ``value`` is pickled with, each with its step of the path."""
+    if serializers.active and (serializer := serializers.serializer_of(type(value))):
+        yield ".<serialized>", serializer(value)
+        return
     if isinstance(value, dict):
         for key, item in islice(value.items(), _MAX_MEMBERS):
-            yield f"[{_short(key)}]", item
-            yield f".<key {_short(key)}>", key
+            yield f"[{_shown(key)}]", item
+            yield f".<key {_shown(key)}>", key
     elif isinstance(value, (list, tuple)):
         names = getattr(value, "_fields", None)  # of a namedtuple
         for index, item in enumerate(islice(value, _MAX_MEMBERS)):
@@ -151,10 +195,15 @@ def _members_of_class(cls: type) -> Iterator[tuple[str, object]]:
 
 
 def _members_of_object(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(type(value).__reduce__, types.FunctionType):
+        try:
+            value.__reduce__()
+        except BaseException:
+            return  # it refuses: it is itself at fault, and none of its members
     state = _state(value)
     if isinstance(state, dict):
         for name, item in list(state.items())[:_MAX_MEMBERS]:
-            yield _attribute(name), item
+            yield attribute_step(name), item
     for base in type(value).__mro__:
         slots = vars(base).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else tuple(slots):
@@ -185,10 +234,11 @@ def _state(value: object) -> Any:
     return state if isinstance(state, dict) else own
 
 
-def _attribute(name: object) -> str:
+def attribute_step(name: object) -> str:
+    """The step of a path to the attribute ``name``."""
     if isinstance(name, str) and _IDENTIFIER.match(name):
         return f".{name}"
-    return f".__dict__[{_short(name)}]"
+    return f".__dict__[{_shown(name)}]"
 
 
 def _mangle(cls: type, name: str) -> str:
@@ -197,9 +247,5 @@ def _mangle(cls: type, name: str) -> str:
     return name
 
 
-def _short(key: object) -> str:
-    try:
-        text = repr(key)
-    except Exception:
-        text = f"<{type(key).__name__}>"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _shown(key: object) -> str:
+    return repr_of(key, 60)

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from taskloom import _ids
-from taskloom._spec import TaskSpec
+from taskloom import _current, _ids
+from taskloom._spec import ActorSpec, TaskSpec
+from taskloom._store.arena import Arena
+from taskloom._store.stored import Parts
 from taskloom._wire import messages as m
 from taskloom._wire.calls import encode_call
 from taskloom._wire.context_vars import ContextPacker
 from taskloom._wire.known import Known
 from taskloom._wire.remote_errors import Failure
-from taskloom._wire.serialization import (
-    ForeignRefError,
-    dumps,
-    explain,
-    loads,
-    pack,
-    unpack,
-)
+from taskloom._wire.serialization import blame, dumps, loads, pack, refuse, unpack
+from taskloom._worker.drafts import Drafts
 from taskloom._worker.link import Link
-from taskloom.backends.base import ExecutionContext
-from taskloom.exceptions import GetTimeoutError
+from taskloom._worker.stream_source import WorkerSource
+from taskloom.backends.base import FORCE_ON_ACTOR, ExecutionContext, FoundActor, Made
+from taskloom.exceptions import ActorHandleNotFoundError, GetTimeoutError
+from taskloom.generator import ObjectRefGenerator
 from taskloom.ref import ObjectRef
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+    from taskloom._memory import MemoryReport
     from taskloom._worker.executor import Running
 
 
@@ -50,7 +49,8 @@ class _Shield:
             self._link.shielded = False
             if self._link.deferred:
                 self._link.deferred = False
-                raise KeyboardInterrupt
+                if self._link.on_cancelled():  # once: an answer may have said so meanwhile
+                    raise KeyboardInterrupt
 
 
 class WorkerBackend:
@@ -59,35 +59,60 @@ class WorkerBackend:
     is_worker: Final = True
 
     def __init__(
-        self, link: Link, number: int, facts: dict[str, Any], running: Callable[[], Running | None]
+        self,
+        link: Link,
+        number: int,
+        facts: dict[str, Any],
+        running: Callable[[], Running | None],
+        arena: Arena,
     ) -> None:
         self._link = link
+        self.drafts = Drafts(arena, link.ask, self._shield)
+        link.on_grant = self.drafts.on_grant
+        link.on_recall = self._give_up
         self._mint = _ids.Mint(number)
         self._running = running
         self._contexts = ContextPacker(dumps, loads)
         self._known = Known()
         self._submit_lock = threading.Lock()
+        self._open_groups: set[WorkerGroup] = set()
         self.session_id: bytes = facts["session_id"]
         self.node_id: str = facts["node_id"]
         self.job_id: str = facts["job_id"]
         self.namespace: str = facts["namespace"]
+        self._actor_facts: dict[str, Any] = {}  # for ExecutionContext, in the process of an actor
         self.worker_id = (self.session_id + number.to_bytes(16, "big")).hex()
+
+    def become_actor(self, key: int, spec: ActorSpec, restarted: bool) -> None:
+        """This process is that of an actor from now on."""
+        self._actor_facts = {
+            "actor_key": key, "actor_spec": spec, "actor_restarted": restarted
+        }  # fmt: skip
 
     def _shield(self) -> _Shield:
         return _Shield(self._link)
 
     # -- submit and put -----------------------------------------------------------------------
 
-    def submit(
-        self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> ObjectRef[object] | list[ObjectRef[object]] | None:
-        payload, holes, deps, nested = encode_call(args, kwargs, spec.name)
+    def submit(self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]) -> Made:
+        return self._submit(m.SUBMIT, spec, args, kwargs, ())
+
+    def _submit(
+        self,
+        op: int,
+        spec: TaskSpec,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        more: tuple[int, ...],
+    ) -> Made:
+        payload, holes, deps, nested = encode_call(args, kwargs, spec.name, self._put_argument)
         for ref in deps:
             self._check(ref)
         context = self._contexts.pack()
         task = self._mint.next_task()
         link = self._link
         running = self._running()
+        group = _current.open_group(self) if self._open_groups else None
         with self._shield():
             refs: list[ObjectRef[object]] = [
                 ObjectRef(key, self, link.borrow(key, announce=False))
@@ -96,23 +121,83 @@ class WorkerBackend:
             with self._submit_lock:  # a SPEC goes before the first SUBMIT that names it
                 for message in self._known.introduce_upwards(spec):
                     link.post(message)
+                if group is not None:
+                    link.post((m.GROUP_JOIN, cast("WorkerGroup", group).key, task))
                 link.post_soon(
                     (
-                        m.SUBMIT, task, spec.number, payload, holes, tuple(r._key for r in deps),
-                        nested, context, running.seq if running else 0,
+                        op, task, spec.number, payload, holes, tuple(r._key for r in deps),
+                        nested, context, running.seq if running else 0, *more,
                     )
                 )  # fmt: skip
+        if spec.stream is not None:
+            return ObjectRefGenerator(WorkerSource(self, refs[0], spec.stream > 0))
         if spec.num_returns == 1:
             return refs[0]
         return refs or None
 
+    # -- actors -------------------------------------------------------------------------------
+
+    def create_actor(
+        self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> FoundActor:
+        facts = spec.actor
+        assert facts is not None
+        payload, holes, deps, nested = encode_call(args, kwargs, spec.name, self._put_argument)
+        keys = tuple(self._check(ref)._key for ref in deps)
+        task, context = self._mint.next_task(), self._contexts.pack()
+        message = (m.CREATE, task, spec.number, payload, holes, keys, nested, context, 0)
+        with self._shield():
+            with self._submit_lock:
+                for introduction in self._known.introduce_upwards(spec):
+                    self._link.post(introduction)
+                if not facts.name:
+                    ref = self._new_ref(task + 1)
+                    self._link.post_soon(message)
+                    return FoundActor(task + 1, facts.manifest, ref)
+            found = self._link.ask(m.QUERY, "create", message)
+            if found:
+                return FoundActor(*found)
+            return FoundActor(task + 1, facts.manifest, self._new_ref(task + 1))
+
+    def call_actor(
+        self, key: int, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Made:
+        return self._submit(m.CALL, spec, args, kwargs, (key,))
+
+    def kill_actor(self, key: int, *, no_restart: bool) -> None:
+        if not self.ask_about_actors("is_known", key):
+            raise ActorHandleNotFoundError("the actor of this handle is not known any more")
+        self._link.post_soon((m.KILL, key, no_restart))
+
+    def ask_about_actors(self, name: str, content: object) -> Any:
+        with self._shield():
+            return self._link.ask(m.QUERY, name, content)
+
+    def _new_ref(self, key: int) -> ObjectRef[object]:
+        return ObjectRef(key, self, self._link.borrow(key, announce=False))
+
+    def _new_object(self) -> ObjectRef[object]:
+        """A ref to an object of a name of its own, which the driver is to be told of."""
+        return self._new_ref(self._mint.next_task() + 1)
+
+    def _give_up(self) -> None:
+        """In the control thread: the driver needs our space."""
+        self._link.post((m.UNUSED, self.drafts.give_up()))
+        self._link.flush()
+
     def put(self, value: object) -> ObjectRef[object]:
         try:
-            payload, contained = pack(value)
-        except ForeignRefError:
-            raise
-        except Exception as error:
-            raise explain(error, value, "the value given to put()", "value") from error
+            payload, contained = pack(value, self.drafts.keep)
+        except BaseException as error:
+            refuse(error, value, "the value given to put()", "value")
+        return self._put(payload, contained)
+
+    def _put_argument(
+        self, _arg: object, _where: int | str, parts: Parts, contained: tuple[int, ...]
+    ) -> ObjectRef[object]:
+        return self._put(self.drafts.keep(parts), contained)
+
+    def _put(self, payload: Any, contained: tuple[int, ...]) -> ObjectRef[object]:
         key = self._mint.next_task() + 1
         with self._shield():
             ref: ObjectRef[object] = ObjectRef(key, self, self._link.borrow(key, announce=False))
@@ -128,6 +213,8 @@ class WorkerBackend:
         if missing:
             with self._shield():
                 outcomes = self._link.ask(m.GET, missing, timeout_s)
+            if isinstance(outcomes, Failure):
+                raise outcomes.revive()
             by_key = dict(zip(missing, outcomes, strict=True))
             for ref in refs:
                 outcome = by_key.get(ref._key)
@@ -145,12 +232,18 @@ class WorkerBackend:
     ) -> tuple[list[ObjectRef[object]], list[ObjectRef[object]]]:
         keys = [self._check(ref)._key for ref in refs]
         with self._shield():
-            done = set(self._link.ask(m.WAIT, keys, num_returns, timeout_s))
+            answer = self._link.ask(m.WAIT, keys, num_returns, timeout_s)
+        if isinstance(answer, Failure):
+            raise answer.revive()
+        done = set(answer)
         ready: list[ObjectRef[object]] = []
         rest: list[ObjectRef[object]] = []
         for ref in refs:
             (ready if ref._key in done and len(ready) < num_returns else rest).append(ref)
         return ready, rest
+
+    def open_group(self) -> WorkerGroup:
+        return WorkerGroup(self, cast("WorkerGroup | None", _current.open_group(self)))
 
     def is_done(self, ref: ObjectRef[object]) -> bool:
         if self._check(ref)._record.outcome is not None:
@@ -167,7 +260,10 @@ class WorkerBackend:
         if isinstance(outcome, Failure):
             raise outcome.revive()
         with self._shield():
-            return unpack(outcome)
+            try:
+                return unpack(outcome)
+            except BaseException as error:
+                blame(error, outcome, f"the value of {ref!r}")
 
     def subscribe(
         self,
@@ -175,6 +271,17 @@ class WorkerBackend:
         callback: Callable[[int], None],
         loop: AbstractEventLoop | None = None,
     ) -> Callable[[], None]:
+        return self.listen(refs, callback, loop, task_waits=True)
+
+    def listen(
+        self,
+        refs: Sequence[ObjectRef[object]],
+        callback: Callable[[int], None],
+        loop: AbstractEventLoop | None,
+        *,
+        task_waits: bool,
+    ) -> Callable[[], None]:
+        """``subscribe``; ``task_waits``: the running task rests meanwhile, and lends its CPUs."""
         records = {self._check(ref)._key: ref._record for ref in refs}
 
         def notice(key: int, outcome: object) -> None:
@@ -188,13 +295,17 @@ class WorkerBackend:
                 pass  # the loop that waited is closed: nobody is left to tell
 
         running = self._running()
-        number = self._link.watch(tuple(records), notice, running.seq if running else 0)
+        seq = -1 if not task_waits else running.seq if running else 0
+        number = self._link.watch(tuple(records), notice, seq)
         return lambda: self._link.unwatch(number)
 
     # -- the rest -----------------------------------------------------------------------------
 
     def cancel(self, ref: ObjectRef[object], *, force: bool, recursive: bool) -> None:
-        self._link.post_soon((m.CANCEL, self._check(ref)._key, force, recursive))
+        key = self._check(ref)._key
+        if force and self.ask_about_actors("is_call", key):
+            raise ValueError(FORCE_ON_ACTOR)
+        self._link.post_soon((m.CANCEL, key, force, recursive))
 
     def abandon(self, ref: ObjectRef[object]) -> None:
         self._link.post_soon((m.ABANDON, ref._key))
@@ -205,29 +316,46 @@ class WorkerBackend:
         return bool(answer)
 
     def adopt(self, key: int) -> ObjectRef[object]:
-        return ObjectRef(key, self, self._link.borrow(key, announce=True))
+        with self._shield():  # user code unpickles refs, too
+            return ObjectRef(key, self, self._link.borrow(key, announce=True))
 
     def drop(self, ref: ObjectRef[object]) -> None:
-        self._link.dropped.append(ref._key)
+        self._link.drop(ref._key)
 
     def pin(self, ref: ObjectRef[object]) -> None:
         self._link.post_soon((m.PIN, ref._key))
 
+    def spread(self, name: str, blob: bytes, *, keep: bool) -> None:
+        """Nothing: what a task registers stays in its worker."""
+
+    def why(self, ref: ObjectRef[object]) -> str:
+        with self._shield():
+            answer: str = self._link.ask(m.QUERY, "why", self._check(ref)._key)
+        return answer
+
     def cluster_resources(self) -> dict[str, float]:
-        return self._query("cluster_resources")
+        answer: dict[str, float] = self._query("cluster_resources")
+        return answer
+
+    def nodes(self) -> None:
+        """There is but this machine."""
 
     def available_resources(self) -> dict[str, float]:
-        return self._query("available_resources")
-
-    def _query(self, name: str) -> dict[str, float]:
-        with self._shield():
-            answer: dict[str, float] = self._link.ask(m.QUERY, name, 0)
+        answer: dict[str, float] = self._query("available_resources")
         return answer
+
+    def memory(self) -> MemoryReport:
+        report: MemoryReport = self._query("memory")
+        return report
+
+    def _query(self, name: str) -> Any:
+        with self._shield():
+            return self._link.ask(m.QUERY, name, 0)
 
     def context(self) -> ExecutionContext:
         running = self._running()
         if running is None:
-            return ExecutionContext()
+            return ExecutionContext(**self._actor_facts)
         return ExecutionContext(
             task_key=running.key,
             task_name=running.spec.name,
@@ -235,6 +363,7 @@ class WorkerBackend:
             resources=running.spec.request,
             accelerator_ids=tuple(running.accelerators.items()),
             attempt=running.attempt,
+            **self._actor_facts,
         )
 
     def is_canceled(self) -> bool:
@@ -248,3 +377,41 @@ class WorkerBackend:
         if ref._home is not self:
             raise ValueError(f"{ref!r} does not belong to this session")
         return ref
+
+
+class WorkerGroup:
+    """A group that a task has opened; see :class:`taskloom.backends.base.Group`."""
+
+    def __init__(self, home: WorkerBackend, outer: WorkerGroup | None) -> None:
+        self.home: WorkerBackend = home
+        self.outer = outer
+        self.closed = False
+        self.key = key = home._mint.next_task()
+        self._stop: Callable[[], None] | None = None
+        running, link = home._running(), home._link
+        with home._shield():
+            self.end: ObjectRef[Any] = ObjectRef(
+                key + 1, home, link.borrow(key + 1, announce=False)
+            )
+            self._alarm: ObjectRef[Any] = ObjectRef(
+                key + 2, home, link.borrow(key + 2, announce=False)
+            )
+            outer_key = outer.key if outer is not None else 0
+            link.post_soon((m.GROUP_OPEN, key, outer_key, running.seq if running else 0))
+        home._open_groups.add(self)
+
+    def on_alarm(self, callback: Callable[[int], None], loop: AbstractEventLoop | None) -> None:
+        self._stop = self.home.listen((self._alarm,), callback, loop, task_waits=False)
+
+    def close(self) -> None:
+        self.closed = True
+        self.home._open_groups.discard(self)
+        if self._stop is not None:
+            self._stop()
+        self.home._link.post_soon((m.GROUP_CLOSE, self.key))
+
+    def cancel(self) -> None:
+        self.home._link.post_soon((m.GROUP_CANCEL, self.key))
+
+    def release(self, ref: ObjectRef[Any]) -> None:
+        self.home._link.post_soon((m.GROUP_RELEASE, self.key, self.home._check(ref)._key))

@@ -18,17 +18,17 @@ class TaskEnvironment:
         self._threads_are_ours = "OMP_NUM_THREADS" not in os.environ
         self._inherited_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
         self._show_devices = not os.environ.get("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES")
-        self._threads = 0
-        self._accelerators: Accelerators | None = None
+        self.threads = 0
+        self.accelerators: Accelerators | None = None
 
     def enter(self, threads: int, accelerators: Accelerators | None) -> None:
         """Make the environment that of a task with these threads and devices."""
-        if threads != self._threads:
-            self._threads = threads
+        if threads != self.threads:
+            self.threads = threads
             if self._threads_are_ours:
                 os.environ["OMP_NUM_THREADS"] = str(threads)
-        if accelerators != self._accelerators:
-            self._accelerators = accelerators
+        if accelerators != self.accelerators:
+            self.accelerators = accelerators
             if self._show_devices:
                 self._set_devices(accelerators)
 

@@ -15,9 +15,11 @@ import itertools
 import os
 import select
 import socket
+import struct
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from taskloom._wire import messages as m
@@ -26,9 +28,28 @@ from taskloom._wire.frames import FrameReader, Message, encode
 GRACE_S: Final = 0.2
 """How long a worker may take to end by itself when the driver has hung up."""
 
+QUIET_S: Final = 1
+"""A worker that has had nothing to do for this long collects its garbage."""
 
-TICK_MS: Final = 20
-"""How soon an interrupt that was not heard is repeated."""
+TICKS_MS: Final = (20, 23, 17, 26, 19, 29, 16)
+"""How soon an interrupt that was not heard is repeated.
+
+Not always the same: a task that does the same thing every 20 ms would be met at the same place
+each time, and if that is in a finalizer, never be interrupted.
+"""
+
+LINGER_MS: Final = 1
+"""How long what a generator yields may wait for more of it, to travel together."""
+
+MANY_POSTS: Final = 64
+"""A loop that answers more calls in one turn sends in between: the driver has something to do while
+the worker still has something (measured: a third faster)."""
+
+GIVE_WAY_S: Final = 0.000_2
+"""For how long a thread steps aside for the control thread."""
+
+HEED_S: Final = 2
+"""How long a word that the driver has announced is waited for."""
 
 
 class Borrowed:
@@ -69,8 +90,18 @@ class DriverGone(BaseException):
 
 
 class Link:
-    def __init__(self, data: socket.socket, control: socket.socket) -> None:
+    """The line.
+
+    Args:
+        data: the stream for tasks and results.
+        control: the stream for what a busy worker must hear.
+        told: one number, in a page shared with the driver: see ``_wire.zygote_orders``.
+    """
+
+    def __init__(self, data: socket.socket, control: socket.socket, told: Sequence[int]) -> None:
         self._data = data
+        self.told = told
+        self.heard = 0  # what ``told`` was when the last such message was sent
         self._control = control
         self._reader = FrameReader()
         self._out: deque[Message] = deque()
@@ -80,12 +111,20 @@ class Link:
         self.main_reads = True  # False in a LOOP worker: its main thread runs an event loop
         self.records: dict[int, Borrowed] = {}
         self.dropped: deque[int] = deque()  # refs that were collected: ObjectRef.__del__
+        self._finished: deque[int] = deque()  # stored values that nobody views any more
+        self.on_recall: Callable[[], None] = lambda: None
+        self.on_grant: Callable[[int, int, bool], None] = lambda offset, length, fresh: None
+        self.lingering = False  # somebody has asked for a flush before long
+        self._hurry = False  # and somebody for one now
+        self._sleeping = False  # the main thread waits for the driver
+        self._limited = False  # for QUIET_S at most
         self._request_ids = itertools.count(1)
         self._requests: dict[int, Request] = {}
         self._watches: dict[int, _Watch] = {}
         self.shielded = False
         self.deferred = False
         self.current_seq: Callable[[], int] = lambda: 0
+        self.seq_of_thread: Callable[[], int] = lambda: 0  # of the call that is this thread's
         self.on_message: Callable[[Message], None] = lambda message: None
         self.on_returned: Callable[[int], None] = lambda high: None
         self.on_cancelled: Callable[[], bool] = lambda: False
@@ -102,29 +141,53 @@ class Link:
     def post_soon(self, message: Message) -> None:
         """Have a message sent before long, whatever this thread does next."""
         self._out.append(message)
+        self._hurry = True
         self._bell.ring()
+
+    def flush_before_long(self) -> None:
+        """Have what is posted sent in a millisecond, whatever this thread does next."""
+        self.lingering = True
+        self._bell.ring()
+
+    @property
+    def has_many_posts(self) -> bool:
+        """True when it is time for a flush, whatever else is to be done."""
+        return len(self._out) >= MANY_POSTS
+
+    @property
+    def has_posts(self) -> bool:
+        """True when something waits for the next flush."""
+        return bool(self._out)
 
     def flush(self) -> None:
         """Send all that was posted."""
-        if self._out or self.dropped:
-            with self._lock:
+        if self._out or self.dropped or self._finished:
+            # Not ``with``: it costs twice as much.  Where a signal may interrupt, the caller is
+            # shielded.
+            self._lock.acquire()
+            try:
                 self._flush_locked()
+            finally:
+                self._lock.release()
 
     def _flush_locked(self) -> None:
         out = self._out
-        messages = [out.popleft() for _ in range(len(out))]
+        messages = [out.popleft()] if len(out) == 1 else [out.popleft() for _ in range(len(out))]
         # Last of all: whatever was borrowed anew is among the messages before it.
         if self.dropped:
             released = self._forget_dropped()
             if released:
                 messages.append((m.RELEASE, released))
+        finished = self._finished
+        if finished:
+            messages.append((m.UNPIN, [finished.popleft() for _ in range(len(finished))]))
         if messages:
             for piece in encode(messages):
                 self._send(piece)
 
     def _send(self, piece: Any) -> None:
-        view = memoryview(piece).cast("B")
-        while view:
+        view = piece
+        while True:
             try:
                 sent = self._data.send(view)
             except BlockingIOError:
@@ -135,7 +198,9 @@ class Link:
             except OSError as error:
                 raise DriverGone from error
             else:
-                view = view[sent:]
+                if sent == len(view):
+                    return
+                view = memoryview(view).cast("B")[sent:]
 
     # -- refs that live here ------------------------------------------------------------------
 
@@ -149,6 +214,18 @@ class Link:
                     self._out.append((m.BORROW, (key,)))
             record.count += 1
             return record
+
+    def drop(self, key: int) -> None:
+        """A ref was collected; takes no lock."""
+        self.dropped.append(key)
+        if self._sleeping:
+            self._bell.ring()
+
+    def finish(self, pin: int) -> None:
+        """Nobody here views a stored value any more; takes no lock."""
+        self._finished.append(pin)
+        if self._sleeping:
+            self._bell.ring()
 
     def _forget_dropped(self) -> list[int]:
         released = []
@@ -181,7 +258,11 @@ class Link:
         main = threading.get_ident() == self.main_thread
         in_main = main and self.main_reads
         request = self._requests[number] = Request()
-        running = self.current_seq() if in_main else -1 if main else 0
+        if main:
+            running = self.current_seq() if in_main else -1
+        else:
+            seq = self.seq_of_thread()
+            running = -1 - seq if seq else 0
         self._out.append((op, number, *content, running))
         self.flush()
         if in_main:
@@ -194,7 +275,7 @@ class Link:
     def watch(self, keys: Iterable[int], notice: Callable[[int, Any], None], seq: int) -> int:
         """Have ``notice(key, outcome)`` called, in the control thread, once for each key.
 
-        ``seq`` names the task that waits for them; 0 when nobody does.
+        ``seq`` names the task that waits for them; 0 when it is not known, -1 when nobody does.
         """
         number = next(self._request_ids)
         keys = tuple(keys)
@@ -212,27 +293,50 @@ class Link:
 
     # -- the data stream ----------------------------------------------------------------------
 
-    def read(self, *, wait: bool = True) -> None:
+    def read(self, *, wait: bool = True) -> bool:
         """Receive once on the data stream and dispatch what is complete.
+
+        Returns: False when nothing has come, for QUIET_S if it waited and :meth:`watch_for_quiet`
+        was called before.
 
         Raises:
             DriverGone: the driver has closed the stream.
         """
         reader = self._reader
+        self._sleeping = wait
+        if wait and (self._finished or self.dropped):
+            self.flush()  # collected between the last flush and the line above
         try:
             count = self._data.recv_into(reader.buffer(), 0, 0 if wait else socket.MSG_DONTWAIT)
         except BlockingIOError:
-            return
+            if wait:
+                self._set_limit(0)
+            return False
         except OSError as error:
             raise DriverGone from error
+        finally:
+            self._sleeping = False
         if not count:
             raise DriverGone
         for batch in reader.received(count):
             for message in batch:
                 if message[0] == m.REPLY:
                     self._on_reply(message)
+                elif message[0] == m.GRANT:
+                    self.on_grant(*message[1:])
                 else:
                     self.on_message(message)
+        return True
+
+    def watch_for_quiet(self) -> None:
+        """Have :meth:`read` return, once, when nothing comes for a while."""
+        if not self._limited:
+            self._set_limit(QUIET_S)
+
+    def _set_limit(self, seconds: int) -> None:
+        self._limited = seconds > 0
+        limit = struct.pack("@ll", seconds, 0)
+        self._data.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
     def data_fileno(self) -> int:
         return self._data.fileno()
@@ -257,16 +361,26 @@ class Link:
         poller.register(self._bell.fileno(), select.POLLIN)
         reader = FrameReader()
         control = self._control.fileno()
+        ticks_ms = itertools.cycle(TICKS_MS)
         try:
             while True:
                 # A tick only while a cancel is not heard yet: otherwise nothing polls.
-                events = poller.poll(TICK_MS if self.ticking else None)
+                events = poller.poll(
+                    LINGER_MS if self.lingering else next(ticks_ms) if self.ticking else None
+                )
+                if self.lingering and (not events or events[0][0] == control):
+                    self.lingering = False  # first: what is posted from now on asks again
+                    self.flush()
                 if self.ticking:
-                    self.ticking = self.on_tick()
+                    self.ticking = False  # first: the main thread may want another one meanwhile
+                    if self.on_tick():
+                        self.ticking = True
                 for fd, _ in events:
                     if fd != control:
                         self._bell.hush()
-                        self.flush()
+                        if self._hurry or not self.lingering:
+                            self._hurry = False
+                            self.flush()
                         continue
                     count = self._control.recv_into(reader.buffer())
                     if not count:
@@ -278,6 +392,27 @@ class Link:
             # Idle workers end by themselves; one that is busy is not asked twice.
             threading.Event().wait(GRACE_S)
             os.killpg(0, 9)
+
+    def heed(self) -> None:
+        """Before a call begins: wait until what the driver has said by now is heard.
+
+        The control thread may have been kept from running, by C code or by bad luck.  Not for
+        ever: a driver that was stopped between the two halves of telling holds up nobody.
+        """
+        if self.told[0] == self.heard:
+            return
+        poller = select.poll()
+        poller.register(self._control, 0)
+        end = time.monotonic() + HEED_S
+        while self.told[0] != self.heard and time.monotonic() < end:
+            time.sleep(GIVE_WAY_S)
+            if poller.poll(0):  # it has hung up
+                return
+
+    def start_ticking(self) -> None:
+        """Have ``on_tick`` asked every few milliseconds, until it says no."""
+        self.ticking = True
+        self._bell.ring()
 
     def _on_control_message(self, message: Message) -> None:
         op = message[0]
@@ -294,8 +429,12 @@ class Link:
                 if not watch.left:
                     self._watches.pop(number, None)
                 watch.notice(key, outcome)
+        elif op == m.RECALL:
+            self.on_recall()
         else:
             self.on_control(message)
+            if op in (m.INTERRUPT, m.TAKE_BACK):
+                self.heard = message[-1]  # last of all: who waits for it goes on
 
 
 class _Bell:

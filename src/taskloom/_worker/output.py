@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import resource
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,9 @@ class _MarkedPipe(io.RawIOBase):
     def __init__(self, fd: int, output: Output) -> None:
         self._number = fd
         # Of our own, above what a task may close by mistake.
-        self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        lowest = min(64, limit // 2) if limit != resource.RLIM_INFINITY else 64
+        self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
         self._output = output
         self._speaker = ""
         self._line_is_open = False
@@ -42,6 +45,7 @@ class _MarkedPipe(io.RawIOBase):
         return self._number
 
     def close(self) -> None:
+        self._output.touched = True
         if not self.closed:
             super().close()
             os.close(self._fd)
@@ -57,10 +61,39 @@ class _MarkedPipe(io.RawIOBase):
             name = speaker.replace("\n", " ").encode(errors="replace")
             data = b"".join((MARK, name, b"\x1e\n", data))
         self._line_is_open = data[-1:] != b"\n"
+        self._output.touched = True
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
         return size
+
+
+class _Buffer(io.BufferedWriter):
+    """Says that there may be something to flush."""
+
+    def __init__(self, pipe: _MarkedPipe, output: Output) -> None:
+        super().__init__(pipe)
+        self._output = output
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        finally:  # not before: a flush in between would take the note away and find nothing
+            self._output.touched = True
+
+
+class _Text(io.TextIOWrapper):
+    """The same for text."""
+
+    def __init__(self, buffer: _Buffer, output: Output) -> None:
+        super().__init__(buffer, encoding="utf-8", errors="replace", line_buffering=True)
+        self._output = output
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        finally:
+            self._output.touched = True
 
 
 class Output:
@@ -72,6 +105,7 @@ class Output:
 
     def __init__(self) -> None:
         self.task = ""
+        self.touched = False  # since the last flush: a stream was written to, or closed
         self.speaker: Callable[[], str] = lambda: self.task
         self._pipes: list[_MarkedPipe] = []
         self._out = self._open(1)
@@ -84,6 +118,11 @@ class Output:
 
     def flush(self) -> None:
         """Let nothing a task printed lag behind its result."""
+        # Fast path: most tasks print nothing, and to flush streams for nothing is a fifth of what
+        # a worker executes for a small task.  Plain twin: below.
+        if not self.touched and sys.stdout is self._out and sys.stderr is self._err:
+            return
+        self.touched = False
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
@@ -101,5 +140,4 @@ class Output:
     def _open(self, fd: int) -> io.TextIOWrapper:
         pipe = _MarkedPipe(fd, self)
         self._pipes.append(pipe)
-        buffer = io.BufferedWriter(pipe)
-        return io.TextIOWrapper(buffer, encoding="utf-8", errors="replace", line_buffering=True)
+        return _Text(_Buffer(pipe, self), self)

@@ -4,6 +4,11 @@ It has one thread, runs no user code but the imports of ``preload``, and does th
 a worker when the driver asks, tell the driver when one has ended and how, and end them all when
 the driver is gone.  It is the parent of all workers, so the host program never sees a SIGCHLD.
 
+That the driver is gone it hears in two ways: its socket ends, or the kernel sends it the death
+signal of the thread that started it.  A socket can be kept open by a process that somebody
+forked from the driver in C; the signal cannot.  While modules are imported nobody reads the
+socket, and the death signal kills at once.
+
 The socket to the driver carries, downwards, one frame of facts and then fork orders with four
 descriptors each; upwards fixed-size reports, those of a start with a pidfd.
 """
@@ -21,8 +26,10 @@ import socket
 import sys
 import time
 from importlib import import_module
+from types import FrameType
 from typing import Any, Final
 
+from taskloom._wire.descriptors import receive
 from taskloom._wire.zygote_orders import (
     ENDED,
     FACTS_HEAD,
@@ -32,7 +39,7 @@ from taskloom._wire.zygote_orders import (
     REPORT,
     STARTED,
 )
-from taskloom._worker.main import serve
+from taskloom._worker.main import die_with_parent, serve
 
 GRACE_S: Final = 0.3
 """How long workers may take to end by themselves when the session ends."""
@@ -44,10 +51,13 @@ class Zygote:
         self._children: dict[int, int] = {}  # pid -> worker number
         self._facts: dict[str, Any] = {}
         self._wake_read, self._wake_write = os.pipe()
+        self._ending = False
 
     def run(self) -> None:
         self._facts = self._receive_facts()
+        die_with_parent(self._facts["driver_pid"], signal.SIGKILL)
         self._prepare()
+        die_with_parent(self._facts["driver_pid"], signal.SIGTERM)
         self._control.send(REPORT.pack(READY, 0, os.getpid()))
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
@@ -58,7 +68,7 @@ class Zygote:
                 if fd != control:
                     os.read(self._wake_read, 4096)
                     self._reap()
-                elif not self._take_order():
+                if self._ending or (fd == control and not self._take_order()):
                     self._end_all()
                     return
 
@@ -66,7 +76,7 @@ class Zygote:
 
     def _receive_facts(self) -> dict[str, Any]:
         """Read the facts and not one byte more: orders may follow at once."""
-        head, fds, _, _ = socket.recv_fds(self._control, FACTS_HEAD.size, 1)
+        head, fds = receive(self._control, FACTS_HEAD.size, 2)
         if len(head) < FACTS_HEAD.size:
             sys.exit(0)  # the driver has gone already
         length = FACTS_HEAD.unpack(head)[0]
@@ -74,6 +84,8 @@ class Zygote:
         facts["page"] = mmap.mmap(fds[0], facts["page_bytes"])
         facts["zygote_pid"] = os.getpid()
         os.close(fds[0])
+        os.set_inheritable(fds[1], False)  # forked workers have it, what they execute has not
+        facts["arena_fd"] = fds[1]
         return facts
 
     def _prepare(self) -> None:
@@ -83,22 +95,28 @@ class Zygote:
         os.set_blocking(self._wake_write, False)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the host program may block some
         signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         gc.collect()
         gc.freeze()  # what is here is shared with all workers: do not touch it again
+
+    def _on_sigterm(self, _signum: int, _frame: FrameType | None) -> None:
+        self._ending = True  # the wake-up descriptor ends the poll
 
     # -- orders and reports -------------------------------------------------------------------
 
     def _take_order(self) -> bool:
         """Fork what the driver ordered; False when he has hung up."""
         try:
-            order, fds, _, _ = socket.recv_fds(self._control, ORDER.size, 4)
+            order, fds = receive(self._control, ORDER.size, 4)
         except OSError:
             return False
         if len(order) < ORDER.size:
             return False
         number, kind, slot = ORDER.unpack(order)
+        for fd in fds:
+            os.set_inheritable(fd, False)  # what a task executes must not keep them open
         try:
             pid = os.fork()
         except OSError as error:
@@ -147,7 +165,17 @@ class Zygote:
 
     def _reap(self) -> None:
         while self._children:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid = -1
+            if hasattr(os, "waitid"):
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if ended is None:
+                    return
+                pid = ended.si_pid
+                if pid in self._children:
+                    # What its tasks have left in its process group goes with it.  As long as
+                    # it is not waited for, no other group can have this number.
+                    _kill_group(pid)
+            pid, status = os.waitpid(pid, os.WNOHANG)
             if pid == 0:
                 return
             number = self._children.pop(pid, None)
@@ -162,16 +190,21 @@ class Zygote:
         poller = select.poll()
         poller.register(self._wake_read, select.POLLIN)
         while self._children and (left := deadline - time.monotonic()) > 0:
-            poller.poll(left * 1000)
+            if poller.poll(left * 1000):
+                os.read(self._wake_read, 4096)
             self._reap()
         for pid in self._children:
-            for kill in (os.killpg, os.kill):  # its grandchildren, too
-                try:
-                    kill(pid, signal.SIGKILL)
-                except OSError:
-                    pass  # it has just ended
+            _kill_group(pid)
+            os.kill(pid, signal.SIGKILL)  # it may have no group yet
         for pid in self._children:
             os.waitpid(pid, 0)
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        pass  # nobody is left in it
 
 
 def _unbuffer_c_stdout() -> None:

@@ -17,7 +17,9 @@ What a program can observe is otherwise the same as with worker processes:
 
 Different by nature: tasks of one thread run one after another in the order of submission (those
 of several threads side by side), nothing can be cancelled, and the environment is the host
-program's: ``CUDA_VISIBLE_DEVICES`` and the like are not set.
+program's: ``CUDA_VISIBLE_DEVICES`` and the like are not set.  A ``timeout=`` cancels a coroutine,
+but a plain function runs to its end; it fails afterwards if that was too late.  Pauses between
+attempts are slept in ``.remote()``.
 
 An object lives as long as something refers to its record, which is what Python's own reference
 counts say: refs hold their record, and a record holds those of the refs inside its value.
@@ -28,74 +30,39 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
-from typing import Any, Final
-from weakref import WeakValueDictionary
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+from weakref import WeakSet, WeakValueDictionary
 
-from taskloom import _ids, _waiting
+from taskloom import _current, _ids
 from taskloom._config import Config
-from taskloom._core.resources import Allocation, Ledger, describe
+from taskloom._core.resources import Ledger
+from taskloom._memory import MemoryReport
 from taskloom._spec import TaskSpec
 from taskloom._wire import serialization
-from taskloom._wire.calls import Holes, decode_call, encode_call
-from taskloom._wire.remote_errors import Failure, capture, system_failure
-from taskloom._wire.returns import split_returns
-from taskloom._wire.serialization import Payload
-from taskloom.backends.base import ExecutionContext
-from taskloom.exceptions import ObjectLostError, SessionClosedError, TaskUnschedulableError
+from taskloom._wire.calls import encode_call
+from taskloom._wire.remote_errors import Failure, system_failure
+from taskloom.backends.base import ExecutionContext, FoundActor, Made
+from taskloom.backends.inline_actors import InlineActors
+from taskloom.backends.inline_calls import Calls, current_context
+from taskloom.backends.inline_group import InlineGroup
+from taskloom.backends.inline_object import Object
+from taskloom.backends.inline_streams import InlineSource, open_actor_stream, open_stream
+from taskloom.exceptions import (
+    ActorHandleNotFoundError,
+    ObjectLostError,
+    SessionClosedError,
+    TaskCancelledError,
+)
+from taskloom.generator import ObjectRefGenerator
 from taskloom.ref import ObjectRef
-
-_DRIVER: Final = ExecutionContext()
-# Both belong to the running task: its code runs in a context of its own.
-_context: ContextVar[ExecutionContext] = ContextVar("taskloom-inline-context", default=_DRIVER)
-_allocation: ContextVar[Allocation | None] = ContextVar("taskloom-inline-allocation", default=None)
 
 
 def start(config: Config) -> InlineBackend:
     """A session in the calling process."""
     return InlineBackend(config)
-
-
-class _Object:
-    """The record of an object: its payload or failure, and the records of the refs inside."""
-
-    __slots__ = ("__weakref__", "_unheard", "contained", "outcome")
-
-    def __init__(
-        self,
-        outcome: Payload | Failure,
-        contained: tuple[_Object, ...] = (),
-        unheard: deque[Failure] | None = None,
-    ) -> None:
-        self.outcome = outcome
-        self.contained = contained
-        # Where to leave the failure when nobody has asked for it; None: somebody has.
-        self._unheard = unheard
-
-    def open(self) -> object:
-        """The value, unpickled anew; raises the error."""
-        outcome = self.outcome
-        if isinstance(outcome, Failure):
-            self._unheard = None
-            raise outcome.revive()
-        return serialization.unpack(outcome)
-
-    def inherit(self) -> Failure | None:
-        """The failure as a dependent has it, or None when there is a value."""
-        outcome = self.outcome
-        if not isinstance(outcome, Failure):
-            return None
-        self._unheard = None  # the dependent tells of it
-        return outcome.inherit()
-
-    def __del__(self) -> None:
-        # No user code here, where anybody's code may be running: only leave a note.
-        if self._unheard is not None and isinstance(self.outcome, Failure):
-            self._unheard.append(self.outcome)
 
 
 class InlineBackend:
@@ -110,27 +77,48 @@ class InlineBackend:
         self.job_id = self.session_id[:4].hex()
         self.namespace = config.namespace
         self._mint = _ids.Mint(0)
-        self._objects: WeakValueDictionary[int, _Object] = WeakValueDictionary()
-        self._pinned: dict[int, _Object] = {}
-        self._functions: dict[bytes, Callable[..., Any]] = {}
-        self._ledger = Ledger(_total_resources(config), config.gpu_ids)
-        self._ledger_lock = threading.Lock()
-        self._unheard: deque[Failure] = deque()
+        self._objects: WeakValueDictionary[int, Object] = WeakValueDictionary()
+        self._pinned: dict[int, Object] = {}
+        self.unheard: deque[Failure] = deque()
+        ledger = Ledger(_total_resources(config), config.gpu_ids)
+        self._calls = Calls(ledger, self._keep, self.unheard)
+        self._actors = InlineActors(self.session_id, ledger, self._calls, self.unheard)
         self._ignores_unheard = config.ignore_unhandled_errors
+        self._open_groups: set[InlineGroup] = set()
+        self._streams: WeakSet[InlineSource] = WeakSet()
+        self.dropped_streams: deque[InlineSource] = deque()
         self._closed = False
 
     # -- tasks --------------------------------------------------------------------------------
 
-    def submit(
-        self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> ObjectRef[object] | list[ObjectRef[object]] | None:
+    def submit(self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]) -> Made:
         """Run one call to its end."""
         self._check_open()
         payload, holes, refs, _nested = encode_call(args, kwargs, spec.function.name)
         records = [self._record(ref) for ref in refs]
         task = self._mint.next_task()
-        made = self._run(spec, task, payload, holes, records)
-        self._report_unheard()
+        group = _current.open_group(self) if self._open_groups else None
+        if spec.stream is not None:
+            return self._generator_of(
+                open_stream(self, self._calls, spec, task, (payload, holes), records), group
+            )
+        run = partial(self._calls.run, spec, task, payload, holes, records)
+        made = run() if group is None else _run_in(group, spec, run)
+        return self._refs_of(spec, task, made)
+
+    def _generator_of(self, source: InlineSource, group: object) -> ObjectRefGenerator[object]:
+        self.report_unheard()
+        self._streams.add(source)
+        if group is not None:
+            inline_group = cast("InlineGroup", group)
+            source.on_failed = inline_group.on_failed
+            inline_group.streams.append(source)
+            if inline_group.cancelled:
+                source.cancel()
+        return ObjectRefGenerator(source)
+
+    def _refs_of(self, spec: TaskSpec, task: _ids.TaskKey, made: Sequence[Object]) -> Made:
+        self.report_unheard()
         found = [
             self._ref(_ids.object_of(task, index), record) for index, record in enumerate(made)
         ]
@@ -138,111 +126,68 @@ class InlineBackend:
             return found[0]
         return found or None
 
-    def _run(
-        self,
-        spec: TaskSpec,
-        task: int,
-        payload: Payload,
-        holes: Holes | None,
-        inputs: Sequence[_Object],
-    ) -> Sequence[_Object]:
-        """All attempts of a task; the records of what it returns."""
-        failure = self._unschedulable(spec)
-        for record in inputs:
-            failure = failure or record.inherit()
-        attempt = 0
-        while failure is None:
-            with self._holding(spec) as allocation:
-                here = ExecutionContext(
-                    task_key=task,
-                    task_name=spec.name,
-                    function_name=spec.function.name,
-                    resources=spec.request,
-                    accelerator_ids=tuple(self._ledger.device_ids(allocation).items()),
-                    attempt=attempt,
-                )
-                try:
-                    return self._attempt(spec, here, allocation, payload, holes, inputs)
-                except KeyboardInterrupt:
-                    raise  # Ctrl-C ends the program, of which the task is a part here
-                except BaseException as error:
-                    if _is_retried(spec, error, attempt):
-                        attempt += 1
-                    else:
-                        failure = capture(
-                            error,
-                            function_name=spec.function.name,
-                            pid=os.getpid(),
-                            dumps=serialization.dumps,
-                            loads=serialization.loads,
-                        )
-        return [_Object(failure, (), self._unheard) for _ in range(spec.num_returns)]
+    # -- actors -------------------------------------------------------------------------------
 
-    def _attempt(
-        self,
-        spec: TaskSpec,
-        here: ExecutionContext,
-        allocation: Allocation,
-        payload: Payload,
-        holes: Holes | None,
-        inputs: Sequence[_Object],
-    ) -> list[_Object]:
-        fills: list[Any] = [record.outcome for record in inputs]  # payloads: none has failed
+    def create_actor(
+        self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> FoundActor:
+        """Make an actor, or find the living one that has its name."""
+        self._check_open()
+        self._actors.sweep()
+        facts = spec.actor
+        assert facts is not None
+        other = self._actors.find(facts.namespace, facts.name)
+        if other is not None:
+            return FoundActor(other.key, other.facts.manifest)
+        payload, holes, refs, _nested = encode_call(args, kwargs, spec.name)
+        inputs = [self._record(ref).outcome for ref in refs]
+        key = _ids.object_of(self._mint.next_task(), 0)
+        record = Object(b"")
+        record.actor = self._actors.create(key, spec, payload, holes, inputs)
+        return FoundActor(key, facts.manifest, self._ref(key, record))
 
-        def call() -> list[_Object]:
-            _context.set(here)
-            _allocation.set(allocation)
-            function = self._function(spec)
-            args, kwargs = decode_call(payload, holes, fills)
-            if spec.is_coroutine:
-                value = _run_coroutine(function, args, kwargs)
-            else:
-                value = function(*args, **kwargs)
-            values = split_returns(value, spec.num_returns, spec.name)
-            return [self._keep(value, f"what {spec.name}() returned") for value in values]
-
-        # A copy: the task reads the caller's context variables, and what it sets is its own.
-        return copy_context().run(call)
-
-    def _function(self, spec: TaskSpec) -> Callable[..., Any]:
-        key = spec.function.key
-        function = self._functions.get(key)
-        if function is None:
-            function = serialization.unpack_function(spec.function.blob)
-            self._functions[key] = function
-        return function
-
-    def _unschedulable(self, spec: TaskSpec) -> Failure | None:
-        if self._ledger.can_ever_fit(spec.request):
-            return None
-        return system_failure(
-            TaskUnschedulableError(
-                f"{spec.name}() asks for {describe(spec.request)}, and there is "
-                f"{self._ledger.describe_total()}"
+    def call_actor(
+        self, key: int, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Made:
+        """Run one call of an actor to its end."""
+        self._check_open()
+        payload, holes, refs, _nested = encode_call(args, kwargs, spec.name)
+        records = [self._record(ref) for ref in refs]
+        task = self._mint.next_task()
+        group = _current.open_group(self) if self._open_groups else None
+        if spec.stream is not None:
+            call = (payload, holes)
+            return self._generator_of(
+                open_actor_stream(self, self._actors, key, spec, task, call, records), group
             )
-        )
+        run = partial(self._actors.call, key, spec, task, payload, holes, records)
+        made = run() if group is None else _run_in(group, spec, run)
+        return self._refs_of(spec, task, made)
 
-    @contextmanager
-    def _holding(self, spec: TaskSpec) -> Iterator[Allocation]:
-        """Hold the resources of a task; its caller, if a task, lends its CPUs meanwhile."""
-        ledger, lock = self._ledger, self._ledger_lock
-        caller = _allocation.get()
-        with lock:
-            if caller is not None:
-                ledger.lend_cpus(caller)
-            request = spec.request if ledger.fits(spec.request) else ()
-            allocation = ledger.acquire(request)
-        try:
-            yield allocation
-        finally:
-            with lock:
-                ledger.release(allocation)
-                if caller is not None:
-                    ledger.reclaim_cpus(caller)
+    def kill_actor(self, key: int, *, no_restart: bool) -> None:
+        """End an actor."""
+        actor = self._actors.get(key)
+        if actor is None:
+            raise ActorHandleNotFoundError("the actor of this handle is not known any more")
+        self._actors.kill(actor, no_restart=no_restart)
+
+    def ask_about_actors(self, name: str, content: object) -> Any:
+        """Facts about actors."""
+        self._actors.sweep()
+        return self._actors.answer(name, content)
+
+    # -- what there is nothing to do for ------------------------------------------------------
 
     def cancel(self, ref: ObjectRef[object], *, force: bool, recursive: bool) -> None:
-        """Nothing to do: whatever has a ref is done."""
-        self._record(ref)
+        """End a generator; there is nothing else to cancel, whatever has a ref is done."""
+        stream = self._record(ref).stream
+        if stream is not None:
+            stream.cancel()
+
+    def why(self, ref: ObjectRef[object]) -> str:
+        """That it is done: whatever has a ref is."""
+        failed = isinstance(self._record(ref).outcome, Failure)
+        return "it is done: the task has failed" if failed else "it is done"
 
     def abandon(self, ref: ObjectRef[object]) -> None:
         """Nothing to do: whatever has a ref is done."""
@@ -261,26 +206,26 @@ class InlineBackend:
     def put(self, value: object) -> ObjectRef[object]:
         """Keep a snapshot of ``value``."""
         self._check_open()
-        self._report_unheard()
+        self.report_unheard()
         record = self._keep(value, "the value of put()")
         return self._ref(_ids.object_of(self._mint.next_task(), 0), record)
 
-    def _keep(self, value: object, what: str) -> _Object:
+    def _keep(self, value: object, what: str) -> Object:
         try:
             payload, keys = serialization.pack(value)
-        except Exception as error:
-            raise serialization.explain(error, value, what, "value") from error
+        except BaseException as error:
+            serialization.refuse(error, value, what, "value")
         # The refs inside are alive now, and from now on their records are.
-        return _Object(payload, tuple(self._objects[key] for key in keys))
+        return Object(payload, tuple(self._objects[key] for key in keys))
 
-    def _ref(self, key: int, record: _Object) -> ObjectRef[object]:
+    def _ref(self, key: int, record: Object) -> ObjectRef[object]:
         self._objects[key] = record
         return ObjectRef(key, self, record)
 
-    def _record(self, ref: ObjectRef[object]) -> _Object:
+    def _record(self, ref: ObjectRef[object]) -> Object:
         if ref._home is not self:
             raise ValueError(f"{ref!r} does not belong to the current session")
-        record: _Object = ref._record
+        record: Object = ref._record
         return record
 
     def adopt(self, key: int) -> ObjectRef[object]:
@@ -288,7 +233,7 @@ class InlineBackend:
         record = self._objects.get(key)
         if record is None:
             name = _ids.object_bytes(self.session_id, key).hex()
-            record = _Object(system_failure(ObjectLostError(f"The object {name} is gone.")))
+            record = Object(system_failure(ObjectLostError(f"The object {name} is gone.")))
         return ObjectRef(key, self, record)
 
     def drop(self, ref: ObjectRef[object]) -> None:
@@ -298,12 +243,15 @@ class InlineBackend:
         """Keep the object for the rest of the session."""
         self._pinned[ref._key] = self._record(ref)
 
+    def spread(self, name: str, blob: bytes, *, keep: bool) -> None:
+        """Nothing to do: this process knows."""
+
     # -- waiting: there is none ---------------------------------------------------------------
 
     def get(self, refs: Sequence[ObjectRef[object]], timeout_s: float | None) -> list[object]:
         """The values; raises the error of the first that failed."""
         self._check_open()
-        self._report_unheard()
+        self.report_unheard()
         return [self._record(ref).open() for ref in refs]
 
     def wait(
@@ -314,6 +262,14 @@ class InlineBackend:
         for ref in refs:
             self._record(ref)
         return list(refs[:num_returns]), list(refs[num_returns:])
+
+    def open_group(self) -> InlineGroup:
+        """A group of calls; all that they submit is over when they are."""
+        self._check_open()
+        group = InlineGroup(self, cast("InlineGroup | None", _current.open_group(self)))
+        self._open_groups.add(group)
+        group.on_close = self._open_groups.discard
+        return group
 
     def is_done(self, ref: ObjectRef[object]) -> bool:
         """Always."""
@@ -357,32 +313,44 @@ class InlineBackend:
 
     def cluster_resources(self) -> dict[str, float]:
         """All that there is."""
-        return self._ledger.describe_total()
+        return self._calls.total_resources()
+
+    def memory(self) -> MemoryReport:
+        """Nothing: values are in the calling process, kept by the refs themselves."""
+        return MemoryReport((), 0, 0, 0, 0, 0)
+
+    def nodes(self) -> None:
+        """There is but this machine."""
 
     def available_resources(self) -> dict[str, float]:
         """What the running tasks do not hold."""
-        with self._ledger_lock:
-            return self._ledger.describe_free()
+        return self._calls.free_resources()
 
     def context(self) -> ExecutionContext:
         """Where the caller runs.  Threads that a task starts itself count as the driver."""
-        return _context.get()
+        return current_context()
 
     def shutdown(self) -> None:
         """End the session; refs of it are of no use afterwards."""
+        for stream in list(self._streams):
+            stream.close()
+        self._actors.close()
         self._closed = True
         self._pinned.clear()
-        self._functions.clear()
-        self._report_unheard()
+        self._calls.forget_functions()
+        self.report_unheard()
 
     def _check_open(self) -> None:
         if self._closed:
             raise SessionClosedError
 
-    def _report_unheard(self) -> None:
+    def report_unheard(self) -> None:
         """Print the errors that went without anybody having asked for them (REM-20)."""
-        while self._unheard:
-            failure = self._unheard.popleft()
+        while self.dropped_streams:
+            self.dropped_streams.popleft().close()
+        self._actors.sweep()
+        while self.unheard:
+            failure = self.unheard.popleft()
             if not self._ignores_unheard:
                 print(
                     "Unhandled error (suppress with 'RAY_IGNORE_UNHANDLED_ERRORS=1'): "
@@ -408,52 +376,15 @@ def _total_resources(config: Config) -> dict[str, float]:
     return {name: float(amount) for name, amount in total.items() if amount}
 
 
-def _is_retried(spec: TaskSpec, error: BaseException, attempt: int) -> bool:
-    if not isinstance(error, Exception) or 0 <= spec.max_retries <= attempt:
-        return False
-    wanted = spec.retry_exceptions
-    if isinstance(wanted, tuple):
-        return isinstance(error, wanted)
-    return bool(wanted)  # never as bytes: nothing travels here
-
-
-def _run_coroutine(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
-) -> object:
-    """The result of a coroutine function, in a loop of its own.
-
-    Where a loop is running already there cannot be another one in the same thread; then a
-    helper thread runs it, and the caller's loop stands still meanwhile, as for any task here.
-    """
-
-    async def main() -> object:
-        return await function(*args, **kwargs)
-
-    def run() -> object:
-        # With a factory the runner leaves the thread's current event loop as it was.
-        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-            return runner.run(main())
-
-    if not _waiting.has_running_loop():
-        return run()
-    return _in_thread(run)
-
-
-def _in_thread(work: Callable[[], object]) -> object:
-    results: list[object] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(
-        target=copy_context().run, args=(run,), name="taskloom-coroutine", daemon=True
-    )
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors.pop()
-    return results[0]
+def _run_in(group: object, spec: TaskSpec, run: Callable[[], Sequence[Object]]) -> Sequence[Object]:
+    """Run a member of a group, unless it comes too late."""
+    inline_group = cast("InlineGroup", group)
+    if inline_group.cancelled:
+        failure = system_failure(TaskCancelledError())
+        return [Object(failure) for _ in range(spec.num_returns)]
+    made = run()
+    for record in made:
+        if isinstance(record.outcome, Failure) and not record.outcome.cancelled:
+            record._unheard = None  # the group tells of it
+            inline_group.on_failed(record.outcome)
+    return made

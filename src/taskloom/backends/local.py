@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from taskloom import _current, _ids
 from taskloom._config import Config
 from taskloom._core.node import Node, ObjectRecord
+from taskloom._engine.backlog import LOOK_EVERY
 from taskloom._engine.engine import Engine
+from taskloom._engine.green_threads import refuse_green_threads
+from taskloom._engine.large_arguments import LargeArguments
 from taskloom._engine.portal import Portal, new_event_loop
 from taskloom._engine.printer import Printer
-from taskloom._engine.waiters import ThreadWaiter
+from taskloom._engine.standard_streams import occupy_free
+from taskloom._engine.waiters import Subscriber
 from taskloom._pool.zygote_handle import Surroundings
 from taskloom._spec import TaskSpec
+from taskloom._store.stored import Block, Parts
 from taskloom._wire.calls import encode_call
 from taskloom._wire.context_vars import ContextPacker
+from taskloom._wire.custom_serializers import serializers
 from taskloom._wire.serialization import (
-    ForeignRefError,
+    blame,
     dumps,
-    explain,
     loads,
     pack,
+    pack_registrations,
+    refuse,
     unpack,
 )
-from taskloom.backends.base import ExecutionContext
-from taskloom.exceptions import GetTimeoutError, InternalError, ObjectLostError
+from taskloom.backends import local_actors as actor_calls
+from taskloom.backends.base import FORCE_ON_ACTOR, ExecutionContext, FoundActor, Made
+from taskloom.backends.local_group import LocalGroup
+from taskloom.backends.local_streams import open_stream
+from taskloom.backends.local_waits import Waits
+from taskloom.exceptions import (
+    ActorHandleNotFoundError,
+    GetTimeoutError,
+    ObjectLostError,
+    RayError,
+)
 from taskloom.ref import ObjectRef
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-_LOOK_EVERY: Final = 1023 << _ids.INDEX_BITS  # one task key in 1,024 has none of these bits
+    from taskloom._memory import MemoryReport
+
 _CLOSED: Final = "the taskloom session is closed: call taskloom.init() to start another one"
 
 
@@ -49,6 +68,8 @@ class LocalBackend:
     is_worker: Final = False
 
     def __init__(self, config: Config) -> None:
+        registered = pack_registrations() if serializers.active else {}
+        occupy_free()
         self.session_id = os.urandom(_ids.SESSION_BYTES)
         self.node_id = os.urandom(28).hex()
         self.job_id = "01000000"
@@ -65,14 +86,32 @@ class LocalBackend:
         self._printer = Printer()
         surroundings = Surroundings.of_this_process()
         self._engine = Engine(config, self.session_id, facts, surroundings, self._printer)
-        self._portal = Portal(self._engine.settle)
-        self._engine.count_inbox = self._portal.__len__
+        for name, blob in registered.items():
+            self._engine.spread((name, blob, True))
+        try:
+            self._portal = Portal(self._engine.settle)
+        except OSError:  # no descriptor is left: those that were opened go
+            self._engine.close()
+            raise
+        self._engine.storage.call_engine = self._portal.post_if_open
+        self._arguments = LargeArguments(self._keep, self._put)
+        self._engine.count_inbox = self._portal.count
+        self._short_cut = self._engine.short_cut
+        self._short_cut.take_in = self._portal.take_in
+        self._portal.before_drain = self._short_cut.hide
         self._post = self._portal.post
         self._post_if_open = self._portal.post_if_open
+        self._post_along = self._portal.post_along
         self._submit = self._engine.submit
-        self._release = self._engine.release
+        self._create_actor: Callable[[Any], Any] = self._engine.actors.create
+        self._call_actor = self._engine.actors.call
+        self._waits = Waits(self._portal, self._engine)
+        self._sleepers = self._engine.sleepers
+        self._release = self._engine.loom.graph.release
         self._next_task = _ids.Mint(0).next_task
         self._contexts = ContextPacker(dumps, loads)
+        self._sites = self._engine.sites if config.record_ref_creation_sites else None
+        self._open_groups: set[LocalGroup] = set()
         self._loop: AbstractEventLoop | None = None
         self._stopping = False
         self._forked = False
@@ -84,6 +123,7 @@ class LocalBackend:
         """The engine's thread, from start to end."""
         engine, portal = self._engine, self._portal
         portal.thread_id = threading.get_ident()
+        loop: AbstractEventLoop | None = None
         try:
             # First of all: the zygote starts on another core while this one loads uvloop.
             engine.start_processes()
@@ -93,10 +133,13 @@ class LocalBackend:
             portal.attach(loop)
         except BaseException as error:
             # Nobody may wait for ever: every call of this session gets the reason.
-            engine.fail_everything(f"the engine could not start: {error!r}")
+            engine.fail_everything(f"the engine could not start: {_told(error)}")
+            self._loop = None
             portal.serve_until(lambda: self._stopping)
             engine.close()
             portal.finish()
+            if loop is not None:
+                loop.close()
             return
         loop.run_forever()
         portal.detach(loop)
@@ -114,10 +157,8 @@ class LocalBackend:
 
     # -- submit and put -----------------------------------------------------------------------
 
-    def submit(
-        self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> ObjectRef[object] | list[ObjectRef[object]] | None:
-        payload, holes, refs, nested = encode_call(args, kwargs, spec.name)
+    def submit(self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]) -> Made:
+        payload, holes, refs, nested = encode_call(args, kwargs, spec.name, self._arguments.put)
         task = self._next_task()
         count = spec.num_returns
         record = ObjectRecord(task + 1)
@@ -128,37 +169,88 @@ class LocalBackend:
         node = Node(task, spec, payload, holes, deps, outputs)
         node.nested = nested  # type: ignore[assignment]  # keys; the engine looks them up
         node.context = self._contexts.pack()
-        self._post(self._submit, node)
-        if not task & _LOOK_EVERY:
-            self._engine.note_backlog()
+        if self._open_groups and (group := _current.open_group(self)) is not None:
+            node.scope = cast("LocalGroup", group).scope
+        # Refs first: what Ctrl-C interrupts here is dropped.
+        made: Any
         if count == 1:
-            return ObjectRef(task + 1, self, record)
-        return [ObjectRef(output.key, self, output) for output in outputs] or None
+            made = ObjectRef(task + 1, self, record)
+            if spec.stream is not None:
+                made = open_stream(self, node, made)
+        else:
+            made = [ObjectRef(output.key, self, output) for output in outputs]
+        if self._short_cut.shown is None or not self._short_cut.hand_over(node, self._portal):
+            self._post(self._submit, node)
+        if self._sites is not None:
+            for output in outputs:
+                self._sites.note(output.key, self._engine.loom.graph.objects)
+        if not task & LOOK_EVERY:
+            self._engine.note_backlog()
+        return made or None
 
     def put(self, value: object) -> ObjectRef[object]:
         try:
-            payload, contained = pack(value)
-        except ForeignRefError:
-            raise
-        except Exception as error:
-            raise explain(error, value, "the value given to put()", "value") from error
+            payload, contained = pack(value, self._keep)
+        except BaseException as error:
+            if self._portal.closed is not None and isinstance(error, Exception):
+                raise RuntimeError(self._portal.closed) from None
+            refuse(error, value, "the value given to put()", "value")
+        return self._put(payload, contained)
+
+    def _keep(self, parts: Parts) -> Block:
+        """Write a large value to the store."""
+        try:
+            if self._portal.closed is None:
+                return self._engine.storage.keep(parts)
+        except (RayError, RuntimeError, ValueError):
+            if self._portal.closed is None:
+                raise
+        raise RuntimeError(self._portal.closed)  # perhaps while it was written
+
+    def _put(self, payload: Any, contained: tuple[int, ...]) -> ObjectRef[object]:
         record = ObjectRecord(self._next_task() + 1)
-        self._post(self._engine.put, (record, payload, contained))
+        if isinstance(payload, Block):
+            payload.keys.append(record.key)
+        if self._sites is not None:
+            self._sites.note(record.key, self._engine.loom.graph.objects)
         record.outcome = payload  # a get() that comes at once need not wait for the engine
-        return ObjectRef(record.key, self, record)
+        # First: what Ctrl-C interrupts here is dropped.
+        ref: ObjectRef[object] = ObjectRef(record.key, self, record)
+        self._post(self._engine.put, (record, payload, contained))
+        return ref
+
+    # -- actors -------------------------------------------------------------------------------
+
+    def create_actor(
+        self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> FoundActor:
+        return actor_calls.create(self, spec, args, kwargs)
+
+    def call_actor(
+        self, key: int, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Made:
+        return actor_calls.call(self, key, spec, args, kwargs)
+
+    def kill_actor(self, key: int, *, no_restart: bool) -> None:
+        if not self.ask_about_actors("is_known", key):
+            raise ActorHandleNotFoundError("the actor of this handle is not known any more")
+        self._post(self._engine.actors.kill_actor, (key, no_restart))
+
+    def ask_about_actors(self, name: str, content: object) -> Any:
+        return self._portal.call(lambda: self._engine.actors.answer(name, content))
 
     # -- get and wait -------------------------------------------------------------------------
 
     def get(self, refs: Sequence[ObjectRef[object]], timeout_s: float | None) -> list[object]:
+        if len(refs) == 1:
+            return [self._get_one(refs[0], timeout_s)]
         records = [self._check(ref)._record for ref in refs]
         pending = [record for record in records if record.outcome is None]
         if pending and timeout_s != 0 and not any(record.failed for record in records):
             if len(pending) > 1:
                 pending = list(dict.fromkeys(pending))
-            wakeups = self._engine.wakeups
-            waiter = ThreadWaiter(pending, len(pending), stop_at_failure=True, wakeups=wakeups)
-            self._wait_for(waiter, timeout_s)
-        if self._printer.backlog:
+            self._waits.for_all(pending, timeout_s)
+        if self._printer.backlog or self._printer.writing:
             self._printer.flush()
         for record in records:
             if record.failed:
@@ -170,7 +262,37 @@ class LocalBackend:
                 f"Get timed out: {len(records) - done} of {len(records)} objects are not there "
                 f"after {timeout_s} s."
             )
-        return [unpack(record.outcome) for record in records]
+        values: list[object] = []
+        try:
+            for record in records:
+                values.append(unpack(record.outcome))  # noqa: PERF401  # their number tells which
+        except BaseException as error:
+            at = len(values)
+            self._check(refs[at])  # it may have been closed meanwhile
+            blame(error, records[at].outcome, f"the value of {refs[at]!r}")
+        return values
+
+    def _get_one(self, ref: ObjectRef[object], timeout_s: float | None) -> object:
+        # Fast path, see ``Sleepers``.  Plain twin: the rest of :meth:`get`, for many.
+        if ref._home is not self or self._portal.closed is not None:
+            self._check(ref)
+        record = ref._record
+        if record.outcome is None and timeout_s != 0:
+            self._waits.for_one(record, timeout_s)
+        if self._printer.backlog or self._printer.writing:
+            self._printer.flush()
+        if record.failed:
+            record.seen = True
+            raise record.outcome.revive()
+        if record.outcome is None:
+            raise GetTimeoutError(
+                f"Get timed out: 1 of 1 objects are not there after {timeout_s} s."
+            )
+        try:
+            return unpack(record.outcome)
+        except BaseException as error:
+            self._check(ref)  # it may have been closed meanwhile
+            blame(error, record.outcome, f"the value of {ref!r}")
 
     def wait(
         self, refs: Sequence[ObjectRef[object]], num_returns: int, timeout_s: float | None
@@ -178,10 +300,8 @@ class LocalBackend:
         pending = [r._record for r in refs if self._check(r)._record.outcome is None]
         missing = num_returns - (len(refs) - len(pending))
         if missing > 0 and timeout_s != 0:
-            wakeups = self._engine.wakeups
-            waiter = ThreadWaiter(pending, missing, stop_at_failure=False, wakeups=wakeups)
-            self._wait_for(waiter, timeout_s)
-        if self._printer.backlog:
+            self._waits.for_some(pending, missing, timeout_s)
+        if self._printer.backlog or self._printer.writing:
             self._printer.flush()
         ready: list[ObjectRef[object]] = []
         rest: list[ObjectRef[object]] = []
@@ -190,17 +310,8 @@ class LocalBackend:
             (ready if done and len(ready) < num_returns else rest).append(ref)
         return ready, rest
 
-    def _wait_for(self, waiter: ThreadWaiter, timeout_s: float | None) -> None:
-        if threading.get_ident() == self._portal.thread_id:
-            raise InternalError("the engine's own thread must not wait")
-        self._post(self._engine.watch, waiter)
-        try:
-            done = waiter.wait(timeout_s)
-        except BaseException:  # Ctrl-C: the session goes on without this waiter
-            self._post_if_open(self._engine.unwatch, waiter)
-            raise
-        if not done or waiter.has_records_left():
-            self._post_if_open(self._engine.unwatch, waiter)
+    def open_group(self) -> LocalGroup:
+        return LocalGroup(self, cast("LocalGroup | None", _current.open_group(self)))
 
     def is_done(self, ref: ObjectRef[object]) -> bool:
         return ref._record.outcome is not None
@@ -209,12 +320,16 @@ class LocalBackend:
         record = ref._record
         if self._forked or ref._home is not self:
             self._check(ref)
-        if self._printer.backlog:
+        if self._printer.backlog or self._printer.writing:
             self._printer.flush()
         if record.failed:
             record.seen = True
             raise record.outcome.revive()
-        return unpack(record.outcome)
+        try:
+            return unpack(record.outcome)
+        except BaseException as error:
+            self._check(ref)  # it may have been closed meanwhile
+            blame(error, record.outcome, f"the value of {ref!r}")
 
     def subscribe(
         self,
@@ -222,8 +337,15 @@ class LocalBackend:
         callback: Callable[[int], None],
         loop: AbstractEventLoop | None = None,
     ) -> Callable[[], None]:
+        if len(refs) == 1:
+            # Fast path: an ``await``.  Plain twin: the rest, for many.
+            record = self._check(refs[0])._record
+            subscriber = Subscriber((record,), callback, loop, self._engine.wakeups)
+            if not self._sleepers.add(record, subscriber):
+                self._post(self._sleepers.wake, record)
+            return partial(self._stop_one, record, subscriber)
         records = list(dict.fromkeys(self._check(ref)._record for ref in refs))
-        subscriber = self._engine.subscriber(records, callback, loop)
+        subscriber = Subscriber(records, callback, loop, self._engine.wakeups)
         self._post(self._engine.watch, subscriber)
 
         def stop() -> None:
@@ -232,10 +354,17 @@ class LocalBackend:
 
         return stop
 
+    def _stop_one(self, record: ObjectRecord, subscriber: Subscriber) -> None:
+        subscriber.stopped = True
+        self._sleepers.remove(record, subscriber)
+
     # -- the rest -----------------------------------------------------------------------------
 
     def cancel(self, ref: ObjectRef[object], *, force: bool, recursive: bool) -> None:
-        self._post(self._engine.cancel, (self._check(ref)._key, force, recursive))
+        key = self._check(ref)._key
+        if force and self.ask_about_actors("is_call", key):
+            raise ValueError(FORCE_ON_ACTOR)
+        self._post(self._engine.cancel, (key, force, recursive))
 
     def abandon(self, ref: ObjectRef[object]) -> None:
         self._post_if_open(self._engine.abandon, ref._record)
@@ -255,15 +384,35 @@ class LocalBackend:
         return ObjectRef(key, self, record)
 
     def drop(self, ref: ObjectRef[object]) -> None:
-        self._post_if_open(self._release, ref._record)
+        record = ref._record
+        # What is small and done, and so ends nothing but itself, need not go at once.
+        small = type(record.outcome) is bytes and not record.contains
+        if small and type(record) is ObjectRecord:  # with a handle an actor may go
+            self._post_along(self._release, record)
+        else:
+            self._post_if_open(self._release, record)
 
     def pin(self, ref: ObjectRef[object]) -> None:
         self._post(self._engine.borrow, ref._record)
+
+    def spread(self, name: str, blob: bytes, *, keep: bool) -> None:
+        self._post(self._engine.spread, (name, blob, keep))
+
+    def why(self, ref: ObjectRef[object]) -> str:
+        key = self._check(ref)._key
+        return str(self._portal.call(lambda: self._engine.why(key)))
 
     def cluster_resources(self) -> dict[str, float]:
         ledger = self._engine.loom.ledger
         resources: dict[str, float] = self._portal.call(ledger.describe_total)
         return resources
+
+    def memory(self) -> MemoryReport:
+        report: MemoryReport = self._portal.call(self._engine.memory)
+        return report
+
+    def nodes(self) -> None:
+        """There is but this machine."""
 
     def available_resources(self) -> dict[str, float]:
         ledger = self._engine.loom.ledger
@@ -308,8 +457,22 @@ class LocalBackend:
         self._engine.close_fds_after_fork()
 
 
+def _told(error: BaseException) -> str:
+    if not isinstance(error, OSError):
+        return repr(error)
+    text = f"{type(error).__name__}: {error}"  # its repr leaves out which file it is about
+    if error.errno == errno.EMFILE:
+        text += "; this process may not have more descriptors (RLIMIT_NOFILE, 'ulimit -n')"
+    return text
+
+
 def start(config: Config) -> LocalBackend:
-    """Start a session; returns at once, workers are started in the background."""
+    """Start a session; returns at once, workers are started in the background.
+
+    Raises:
+        RuntimeError: gevent or eventlet has changed what a thread is.
+    """
+    refuse_green_threads()
     return LocalBackend(config)
 
 

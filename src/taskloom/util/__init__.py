@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
-from taskloom import groups
+from taskloom import _current, groups
 from taskloom._mapping import Results
 from taskloom.ref import ObjectRef
 from taskloom.remote_function import remote
+from taskloom.util.check_serialize import inspect_serializability
+from taskloom.util.serialization import deregister_serializer, register_serializer
 
 if TYPE_CHECKING:
     from taskloom.groups import Completions
@@ -19,7 +21,14 @@ DEFAULT_CHUNK_SIZE: Final = 10
 DEFAULT_BACKPRESSURE_SIZE: Final = 100
 _ENDLESS: Final = 1 << 62
 
-__all__ = ["as_completed", "map_unordered"]
+__all__ = [
+    "as_completed",
+    "deregister_serializer",
+    "inspect_serializability",
+    "list_named_actors",
+    "map_unordered",
+    "register_serializer",
+]
 
 
 @overload
@@ -106,3 +115,19 @@ def _check(chunk_size: int, wait_options: dict[str, Any], name: str) -> None:
     timeout = wait_options.get("timeout")
     if timeout is not None and not timeout >= 0:
         raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}")
+
+
+def list_named_actors(all_namespaces: bool = False) -> list[Any]:
+    """The names of the living actors.
+
+    Args:
+        all_namespaces: of all namespaces, not only that of the session.
+
+    Returns:
+        Names; with ``all_namespaces`` rows ``{"name": ..., "namespace": ...}``.
+    """
+    backend = _current.require()
+    found = backend.ask_about_actors("list", "" if all_namespaces else backend.namespace)
+    if not all_namespaces:
+        return [name for _, name in found]
+    return [{"name": name, "namespace": namespace} for namespace, name in found]
