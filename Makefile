@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test lint types unit test-all-pythons bench format clean
+.PHONY: help venv demo test lint types unit test-all-pythons test-backends fuzz chaos bench bench-check format clean
 
 help:  ## show this list
 	@echo "taskloom: make <target>"
@@ -41,13 +41,30 @@ unit: venv  ## all tests, on one Python
 test-all-pythons: venv  ## all tests, on every other CPython >= 3.11 that is installed
 	@$(PY) tools/pythons.py others $(ARGS)
 
-bench: venv  ## the benchmarks; results go to the terminal and to benchmarks/results/
+test-backends: venv  ## the same programs on a real Ray, in an environment that has it
+	@$(PY) tools/environment.py .venv-backends --extras test,ray
+	@.venv-backends/bin/python -m pytest -q tests/on_clusters $(ARGS)
+
+# Which random sessions, e.g. make fuzz SEEDS=2000:1000000
+SEEDS ?= 2000:12000
+
+fuzz: venv  ## random sessions in virtual time; a failing one is cut down and printed
+	@$(PY) tests/core/loom_fuzz.py $(SEEDS)
+
+chaos: venv  ## drivers and workers die in all ways: right answers, nothing left (CHAOS_S=180: shorter)
+	@$(PY) -m tests.chaos.driver_deaths
+	@$(PY) tests/chaos/chaos_run.py $(ARGS)
+
+bench: venv  ## the benchmarks; results go to the terminal; ARGS="--save NAME" keeps them
 	@$(PY) -m benchmarks $(ARGS)
+
+bench-check: venv  ## fail when a ratio has fallen by more than 15 % since the committed result
+	@$(PY) -m benchmarks.check $(ARGS)
 
 format: venv  ## let ruff put the code in order
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
 clean:  ## remove the environments, the caches and what was built
-	rm -rf .venv .venv-3.* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-3.* .venv-backends build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests tools examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

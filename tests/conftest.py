@@ -31,6 +31,10 @@ import pytest
 
 from taskloom._engine.portal import new_event_loop
 
+# A shell that runs us in the background has us ignore Ctrl-C, and with us all that tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # The first loop of a process makes libuv keep a pipe for signals, once and for all.
 new_event_loop().close()
 
@@ -61,6 +65,7 @@ class Snapshot:
     threads: set[threading.Thread]
     descriptors: Counter[str]
     shared_memory: set[str]
+    stored_bytes: int
     settings: dict[str, object]
 
 
@@ -73,6 +78,7 @@ def snapshot() -> Snapshot:
         threads=set(threading.enumerate()),
         descriptors=_descriptors(),
         shared_memory={name for name in _listdir("/dev/shm") if "taskloom" in name},
+        stored_bytes=_stored_bytes(),
         settings=_settings(),
     )
 
@@ -95,6 +101,8 @@ def leaks(before: Snapshot, after: Snapshot) -> list[str]:
     for thread in after.threads - before.threads:
         if not _thread_may_stay(thread, session=after.session):
             found.append(f"thread {thread.name!r}")
+    if after.stored_bytes > before.stored_bytes:
+        found.append(f"{after.stored_bytes - before.stored_bytes} more bytes in the object store")
     found += [f"/dev/shm/{name}" for name in after.shared_memory - before.shared_memory]
     for name in before.settings.keys() | after.settings.keys():
         old, new = before.settings.get(name), after.settings.get(name)
@@ -200,6 +208,18 @@ def _session_is_active() -> bool:
     # Not taskloom.is_initialized(): asking must not load what the test itself has not loaded.
     current = sys.modules.get("taskloom._current")
     return current is not None and current.peek() is not None
+
+
+def _stored_bytes() -> int:
+    """How much of the running session's shared memory is used by values."""
+    if not _session_is_active():
+        return 0
+    engine = getattr(sys.modules["taskloom._current"].peek(), "_engine", None)
+    if engine is None:
+        return 0  # no store in the calling process
+    engine.storage.store.tidy()
+    used: int = engine.storage.store.used
+    return used
 
 
 def _end_session() -> None:
@@ -322,6 +342,7 @@ def run_driver(
     args: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    command: Callable[[Path], Sequence[str]] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``script`` as a program of its own and return how it ended and what it printed.
 
@@ -334,6 +355,7 @@ def run_driver(
         args: its command-line arguments.
         env: variables to add to this process's environment.
         cwd: where it runs; by default a directory of its own, which also holds ``driver.py``.
+        command: makes of the program's path what follows ``python``; by default the path itself.
     """
     tag = f"{RUN_TAG}/{uuid.uuid4().hex}"
     path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
@@ -346,7 +368,7 @@ def run_driver(
         # Files, not pipes: reading a pipe would wait for whoever inherited it.
         with (home / "stdout").open("w+b") as stdout, (home / "stderr").open("w+b") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", str(program), *args],
+                [sys.executable, "-X", "faulthandler", *(command or _plainly)(program), *args],
                 cwd=cwd or home,
                 env=environ,
                 stdin=subprocess.DEVNULL,
@@ -374,6 +396,10 @@ def run_driver(
     if complaint:
         pytest.fail(f"{complaint}\n--- stdout\n{out}\n--- stderr\n{err}", pytrace=False)
     return subprocess.CompletedProcess([str(program), *args], process.returncode, out, err)
+
+
+def _plainly(program: Path) -> Sequence[str]:
+    return [str(program)]
 
 
 def _processes_left(tag: str, timeout: float) -> list[psutil.Process]:

@@ -21,9 +21,11 @@ SOURCE: Final = Path(__file__).resolve().parent.parent / "src" / "taskloom"
 # A name stands for the module and all that is below it; the longest one that fits is taken.
 FLOORS: Final[tuple[frozenset[str], ...]] = (
     frozenset(
-        {"exceptions", "_exception_parts", "_ids", "_config", "_options", "_current", "_version"}
+        {"exceptions", "_task_error", "_exception_parts", "_ids", "_config", "_machine", "_caller"}
+        | {"_memory_settings", "_options", "_actor_options", "_current", "_version"}
+        | {"backends._addresses"}
     ),  # 0 words
-    frozenset({"ref", "_waiting", "_spec", "backends.base"}),  # 1 nouns
+    frozenset({"ref", "generator", "_waiting", "_spec", "_memory", "backends.base"}),  # 1 nouns
     frozenset({"_core"}),  # 2 the loom
     frozenset({"_wire", "_store"}),  # 3 bytes
     frozenset({"_worker", "_pool"}),  # 4 processes
@@ -31,8 +33,18 @@ FLOORS: Final[tuple[frozenset[str], ...]] = (
     frozenset({"observability", "dashboard"}),  # 6 windows
     frozenset({"backends"}),  # 7
     frozenset(  # 8 the door; "" is the package itself
-        {"remote_function", "_callee", "actor", "groups", "_arrivals", "_mapping", "executor"}
-        | {"runtime_context", "_context", "api", ""}
+        {
+            "remote_function",
+            "_callee",
+            "actor",
+            "_actor_facts",
+            "_actor_handle",
+            "_actor_warnings",
+            "_stream_types",
+            "groups",
+        }
+        | {"_arrivals", "_blocking", "_mapping", "executor"}
+        | {"task_group", "runtime_context", "_context", "api", ""}
     ),
     frozenset({"cli", "util", "dag", "compat", "testing"}),  # 9 side doors
 )
@@ -48,6 +60,9 @@ LAZY: Final[Mapping[str, str]] = {
     "inspect": "brings ast and dis along; only unusual signatures need it",
     "logging": "only who logs pays for it",
     "multiprocessing": "only its API and its reducers need it",
+    "ctypes": "only who reads a value where it lies in shared memory needs it",
+    "shutil": "brings compressors along; only a session that has spilled needs it",
+    "pickletools": "large; only a value that does not unpickle needs it",
     "subprocess": "brings selectors along; only what starts a process needs it",
     "tempfile": "brings random and shutil along; one directory per session needs it",
     "traceback": "brings linecache and tokenize along; only errors need it",
@@ -60,23 +75,44 @@ LAZY_HERE: Final[Mapping[tuple[str, str], str]] = {
     ("taskloom._callee", "taskloom._wire.serialization"): (
         "to import a module of remote functions should not cost a pickler"
     ),
+    ("taskloom._actor_facts", "taskloom._wire.serialization"): (
+        "to import a module of actor classes should not cost a pickler"
+    ),
     (
         "taskloom._arrivals",
         "taskloom._waiting",
     ): "brings asyncio along; only a loop's consumer needs it",
+    ("taskloom._worker.actor_host", "taskloom._worker.actor_loop"): (
+        "brings asyncio along; only the process of an async actor needs it"
+    ),
+    ("taskloom._worker.actor_host", "taskloom._worker.actor_threads"): (
+        "brings queue along; only the process of a concurrent actor needs it"
+    ),
     ("taskloom._worker.main", "taskloom._worker.loop_executor"): (
         "brings asyncio along; only a worker that runs coroutines needs it"
     ),
+    ("taskloom.util.check_serialize", "taskloom._wire.serialization"): (
+        "to import taskloom.util should not cost a pickler"
+    ),
+    ("taskloom.util.serialization", "taskloom._wire.serialization"): (
+        "to import taskloom.util should not cost a pickler"
+    ),
     ("taskloom.ref", "taskloom._waiting"): "brings asyncio along; get() does not need it",
 }
+
+_RAY: Final = frozenset(
+    f"taskloom.backends.ray{part}"
+    for part in ("", "_driver", "_actors", "_hosts", "_worker", "_streams", "_errors")
+)
+_DASK: Final = frozenset({"taskloom.backends.dask"})
 
 # {third-party package: the only modules that may import it}
 ONE_DOOR: Final[Mapping[str, frozenset[str]]] = {
     "cloudpickle": frozenset({"taskloom._wire.serialization", "taskloom._wire.unpicklable"}),
     "uvloop": frozenset({"taskloom._engine.portal", "taskloom._worker.loop_executor"}),
-    "ray": frozenset({"taskloom.backends.ray"}),
-    "dask": frozenset({"taskloom.backends.dask"}),
-    "distributed": frozenset({"taskloom.backends.dask"}),
+    "ray": _RAY,
+    "dask": _DASK,
+    "distributed": _DASK,
 }
 
 

@@ -22,6 +22,10 @@ from typing import Final
 from environment import ROOT, SetupError, ensure, missing_modules
 
 OLDEST: Final = (3, 11)
+MOST_AT_ONCE: Final = 4
+"""Test processes side by side; one more than there are cores, since many tests mostly wait."""
+OTHERS_SCALE: Final = "0.2"
+"""Which part the other Pythons do of what tests do many times (``tests/scale.py``)."""
 _NAME: Final = re.compile(r"python3\.(\d+)t?")
 
 _PROBE = """
@@ -144,7 +148,10 @@ def run_tests(interpreter: Path, arguments: list[str]) -> bool:
     # Many tests start programs of their own.  Where the environment forbids Python to cache byte
     # code, each of them would compile taskloom again.
     subprocess.run([interpreter, "-m", "compileall", "-q", "src"], cwd=ROOT, check=False)
-    return subprocess.run([interpreter, "-m", "pytest", *arguments], cwd=ROOT).returncode == 0
+    # By files: the tests of one module share a session.  ``ARGS=-n0`` runs them one by one.
+    spread = ["-n", str(min(MOST_AT_ONCE, 1 + (os.cpu_count() or 1))), "--dist", "loadfile"]
+    command: list[str | Path] = [interpreter, "-m", "pytest", *spread, *arguments]
+    return subprocess.run(command, cwd=ROOT).returncode == 0
 
 
 def run_on_others(pythons: list[Python], arguments: list[str]) -> list[str]:
@@ -159,6 +166,7 @@ def run_on_others(pythons: list[Python], arguments: list[str]) -> list[str]:
         except SetupError as error:
             failures.append(f"{python}: {error}")
             continue
+        os.environ.setdefault("TASKLOOM_TEST_SCALE", OTHERS_SCALE)
         passed = run_tests(interpreter, arguments)
         verdict = "passed" if passed else "FAILED"
         print(f"== {python}: {verdict} in {time.monotonic() - started:.0f} s", flush=True)

@@ -17,7 +17,7 @@ from examples.image_pipeline import classifier, pipeline, samples
 from examples.image_pipeline.classifier import Model
 from examples.image_pipeline.mail import PostOffice, Submission
 from examples.image_pipeline.mail_server import MailServer
-from examples.image_pipeline.report import Progress, Run, say, table, write_results
+from examples.image_pipeline.report import Progress, Run, gain, say, table, write_results
 
 FAILURES_SHOWN: Final = 5
 
@@ -49,20 +49,25 @@ async def _demo(options: argparse.Namespace, home: Path) -> int:
         await pipeline.wake_up.remote()
         workers = round(tl.cluster_resources()["CPU"])
         say(f"\nServing all {len(submissions)} images at once, with {workers} CPUs:")
-        run = await _parallel_run(options, home / "mails", submissions, model)
-    failures = [failure for outcome in run.outcomes for failure in outcome.failures]
-    plain = None
+        run = await _actor_run(options, home / "mails", submissions, model, workers)
+        runs = [run]
+        failures = [failure for outcome in run.outcomes for failure in outcome.failures]
+        if options.compare and not failures:
+            say("\nThe same with tasks alone, which keep nothing:")
+            runs.append(await _task_run(options, home / "mails-by-tasks", submissions, model))
     if options.compare and not failures:
         say("\nThe same functions without the engine, one image after another:")
-        plain = await _plain_run(options, home / "mails-one-by-one", submissions, model)
+        runs.append(await _plain_run(options, home / "mails-one-by-one", submissions, model))
 
-    say(f"\n{table(run, plain, labels)}\n")
+    say(f"\n{table(runs, labels)}\n")
+    if len(runs) > 1:
+        say(f"{gain(runs[0], runs[1])}\n")
     say(
         "The seconds run from the first image to the last letter, once all is imported and trained."
     )
     if options.smtp is None and options.smtp_delay:
-        say(f"The demo's own mail server takes {options.smtp_delay} ms to accept a letter, as a")
-        say("server across a network does; with --smtp-delay 0 it answers at once.")
+        say(f"The demo's own mail server takes {options.smtp_delay} ms to welcome a client and to")
+        say("accept a letter, as one across a network does; with --smtp-delay 0 none at all.")
     if options.keep is None:
         say("With --keep FOLDER the images and the e-mails stay, for you to look at.")
     else:
@@ -75,15 +80,37 @@ async def _demo(options: argparse.Namespace, home: Path) -> int:
     return 1 if failures else 0
 
 
-async def _parallel_run(
-    options: argparse.Namespace, folder: Path, submissions: Sequence[Submission], model: Model
+async def _actor_run(
+    options: argparse.Namespace,
+    folder: Path,
+    submissions: Sequence[Submission],
+    model: Model,
+    classifiers: int,
 ) -> Run:
-    shared = tl.put(model)  # pickled once, however many tasks it goes to
+    shared = tl.put(model)  # pickled once, however many actors it goes to
     progress = Progress(len(submissions))
     with _post_office(options, folder) as office:
+        actors = pipeline.Actors(shared, office, classifiers)
+        await actors.ready()
         start = time.perf_counter()
-        outcomes = await pipeline.serve_all(submissions, shared, office, progress.on_done)
-        return Run(outcomes, time.perf_counter() - start)
+        outcomes = await pipeline.serve_all(submissions, actors, progress.on_done)
+        seconds = time.perf_counter() - start
+        opened = await actors.postman.opened.remote()
+    return Run("with actors", outcomes, seconds, classifiers, opened)
+
+
+async def _task_run(
+    options: argparse.Namespace, folder: Path, submissions: Sequence[Submission], model: Model
+) -> Run:
+    shared = tl.put(model)
+    progress = Progress(len(submissions), lines=4, name_broken=False)
+    with _post_office(options, folder) as office:
+        tasks = pipeline.Tasks(shared, office)
+        start = time.perf_counter()
+        outcomes = await pipeline.serve_all(submissions, tasks, progress.on_done)
+        seconds = time.perf_counter() - start
+    loaded = sum(outcome.verdict is not None for outcome in outcomes)
+    return Run("tasks alone", outcomes, seconds, loaded, 2 * len(outcomes))
 
 
 async def _plain_run(
@@ -93,7 +120,8 @@ async def _plain_run(
     with _post_office(options, folder) as office:
         start = time.perf_counter()
         outcomes = await pipeline.serve_one_by_one(submissions, model, office, progress.on_done)
-        return Run(outcomes, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+    return Run("one by one", outcomes, seconds, 1, 2 * len(outcomes))
 
 
 @contextmanager
@@ -147,7 +175,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--smtp-delay",
         type=_at_least(0),
         metavar="MS",
-        help="time the demo's own mail server takes to accept a letter, in milliseconds (50)",
+        help="time the demo's own mail server takes to welcome a client, and to accept a letter, "
+        "in milliseconds (50)",
     )
     add(
         "--smtp",

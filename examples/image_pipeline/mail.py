@@ -65,13 +65,60 @@ def problem(submission: Submission, reason: str) -> EmailMessage:
 async def send(letter: EmailMessage, office: PostOffice) -> None:
     """Hand one letter to the mail server; it is the server's when this returns.
 
-    A server that asks for a login gets the one in the environment: SMTP_USER, SMTP_PASSWORD.
-
     Raises:
         aiosmtplib.SMTPException: the server is not there or does not take the letter.
     """
-    await aiosmtplib.send(
-        letter,
+    client = await _connect(office)
+    try:
+        await client.send_message(letter)
+        await client.quit()
+    finally:
+        client.close()
+
+
+class Connections:
+    """Connections to a mail server that stay open for the next letter.
+
+    ``opened`` is how many there were.  To be used in one event loop.
+    """
+
+    def __init__(self, office: PostOffice) -> None:
+        self.opened = 0
+        self._office = office
+        self._idle: list[aiosmtplib.SMTP] = []
+
+    async def send(self, letter: EmailMessage) -> None:
+        """As the function ``send``, over a connection that is free, or a new one."""
+        if self._idle:
+            client = self._idle.pop()
+            try:
+                await client.send_message(letter)
+            except aiosmtplib.SMTPServerDisconnected:
+                pass  # the server has grown tired of waiting for us: once more, on a new one
+            except BaseException:
+                client.close()
+                raise
+            else:
+                self._idle.append(client)
+                return
+        client = await _connect(self._office)
+        self.opened += 1
+        try:
+            await client.send_message(letter)
+        except BaseException:
+            client.close()
+            raise
+        self._idle.append(client)
+
+    def close(self) -> None:
+        """Hang up."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+async def _connect(office: PostOffice) -> aiosmtplib.SMTP:
+    """A server that asks for a login gets the one in the environment: SMTP_USER, SMTP_PASSWORD."""
+    client = aiosmtplib.SMTP(
         hostname=office.host,
         port=office.port,
         username=os.environ.get("SMTP_USER"),
@@ -79,6 +126,8 @@ async def send(letter: EmailMessage, office: PostOffice) -> None:
         use_tls=office.port == 465,  # other ports change to TLS when the server offers it
         timeout=TIMEOUT_S,
     )
+    await client.connect()
+    return client
 
 
 def _letter(submission: Submission, subject: str, body: str) -> EmailMessage:

@@ -23,13 +23,15 @@ class MailServer:
 
     Args:
         folder: where the letters go, one ``.eml`` file each, numbered in order of arrival.
-        delay_s: how long the server thinks before it takes a letter, as one does that is
-            further away than this machine.
+        delay_s: how long the server thinks before it welcomes a client, and before it takes a
+            letter, as one does that is further away than this machine.
     """
 
     def __init__(self, folder: Path, delay_s: float = 0.0) -> None:
         self.folder = folder
         self.delivered = 0
+        self.connections = 0
+        self._clients: set[asyncio.BaseTransport] = set()  # who has been welcomed
         self._delay_s = delay_s
         folder.mkdir(parents=True, exist_ok=True)
         # Bound here and not by the controller, which cannot tell which free port it got.
@@ -48,6 +50,22 @@ class MailServer:
         traceback: TracebackType | None,
     ) -> None:
         self._controller.stop()
+
+    def hang_up(self) -> None:
+        """Close all connections, as servers do that have waited for long."""
+        loop = self._controller.loop
+        while self._clients:
+            loop.call_soon_threadsafe(self._clients.pop().close)
+
+    async def handle_EHLO(
+        self, server: SMTP, session: Session, envelope: Envelope, name: str, responses: list[str]
+    ) -> list[str]:
+        """Called by aiosmtpd when a client has introduced itself: once in a connection."""
+        await asyncio.sleep(self._delay_s)
+        self.connections += 1
+        session.host_name = name
+        self._clients.add(server.transport)
+        return responses
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         """Called by aiosmtpd when a letter has been transmitted; the answer goes to the sender."""

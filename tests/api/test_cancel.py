@@ -76,8 +76,8 @@ def test_the_dependents_of_a_cancelled_task_are_cancelled_CAN_1(tl, gate):
 def test_a_task_that_runs_gets_a_keyboard_interrupt_CAN_1(tl, gate):
     @tl.remote
     def spin():
-        gate.note("in")
         try:
+            gate.note("in")
             while True:
                 pass
         except KeyboardInterrupt:
@@ -98,8 +98,8 @@ def test_a_task_that_runs_gets_a_keyboard_interrupt_CAN_1(tl, gate):
 def test_a_task_in_a_long_sleep_is_interrupted_CAN_1(tl, gate):
     @tl.remote
     def sleep():
-        gate.note("in")
         try:
+            gate.note("in")
             time.sleep(1000)
         finally:
             gate.note("out")
@@ -120,8 +120,8 @@ def test_a_task_blocked_in_get_is_interrupted_CAN_1(tl, gate):
         import taskloom
 
         inner = taskloom.remote(time.sleep).remote(1000)
-        gate.note("in")
         try:
+            gate.note("in")
             taskloom.get(inner)
         except BaseException as error:
             gate.note(type(error).__name__)
@@ -155,8 +155,8 @@ def test_a_cancelled_task_is_not_retried_CAN_1(tl, gate):
 def test_a_task_that_ignores_the_interrupt_is_cancelled_all_the_same_CAN_1(tl, gate):
     @tl.remote
     def stubborn():
-        gate.note("in")
         try:
+            gate.note("in")
             time.sleep(1000)
         except KeyboardInterrupt:
             return "survived"
@@ -279,8 +279,8 @@ def test_each_of_many_returns_is_cancelled_CAN_1(tl, gate):
 def test_a_coroutine_gets_a_cancelled_error_CAN_1(tl, gate):
     @tl.remote
     async def sleep(name):
-        gate.note("in")
         try:
+            gate.note("in")
             await asyncio.sleep(1000 if name == "long" else 0)
         except asyncio.CancelledError:
             gate.note("cancelled")
@@ -324,8 +324,8 @@ def test_force_on_a_coroutine_leaves_its_neighbours_alone_CAN_1(tl, gate):
 def test_the_children_of_a_cancelled_task_are_cancelled_CAN_2(tl, gate):
     @tl.remote(num_cpus=0)
     def child():
-        gate.note("child")
         try:
+            gate.note("child")
             time.sleep(1000)
         except KeyboardInterrupt:
             gate.note("child out")
@@ -352,8 +352,8 @@ def test_children_of_children_are_cancelled_too_CAN_2(tl, gate):
         import taskloom
 
         if not depth:
-            gate.note("leaf")
             try:
+                gate.note("leaf")
                 time.sleep(1000)
             except KeyboardInterrupt:
                 gate.note("leaf out")
@@ -375,8 +375,8 @@ def test_pending_children_never_run_CAN_2(tl, gate):
         import taskloom
 
         refs = [taskloom.remote(gate.note).options(num_cpus=2).remote("child") for _ in range(3)]
-        gate.note("submitted")
         try:
+            gate.note("submitted")
             time.sleep(1000)
         finally:
             del refs
@@ -437,8 +437,8 @@ def test_the_context_says_that_the_task_is_cancelled_CAN_1(tl, gate):
 
         context = taskloom.get_runtime_context()
         before = context.is_canceled()
-        gate.note("in")
         try:
+            gate.note("in")
             time.sleep(1000)
         except KeyboardInterrupt:
             gate.note(f"{before} {context.is_canceled()}")
@@ -464,3 +464,26 @@ def test_a_thousand_pending_tasks_are_cancelled_and_none_starts(tl, gate):
     assert all(ref.cancelled() for ref in refs)
     assert free_again(tl)
     assert gate.count("ran") == 0
+
+
+def test_a_cancelled_task_that_goes_on_with_a_ref_that_is_gone_disturbs_nobody(tl, gate, capfd):
+    @tl.remote
+    def stubborn(refs):
+        try:
+            gate.enter("inside")
+        except KeyboardInterrupt:
+            child = tl.remote(lambda x: x).remote(refs[0])
+            try:
+                tl.get(child)
+            except tl.exceptions.ObjectLostError:
+                gate.note("lost")
+
+    ref = tl.put(1)
+    task = stubborn.remote([ref])
+    gate.wait_for("inside")
+    del ref
+    tl.cancel(task, recursive=False)
+
+    gate.wait_for("lost")
+    assert "internal error" not in capfd.readouterr().err
+    assert tl.get([tl.remote(lambda n: n).remote(n) for n in range(10)]) == list(range(10))

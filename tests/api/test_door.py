@@ -6,6 +6,7 @@ keeps a list of what it was asked.  What real workers do is tested elsewhere.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import functools
 import inspect
@@ -20,6 +21,8 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from fractions import Fraction
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -43,6 +46,9 @@ class Straw:
     node_id = "n" * 56
     job_id = "01000000"
     namespace = "straw"
+
+    def nodes(self) -> None:
+        return None
 
     def __init__(self, config: object = None) -> None:
         self.config = config
@@ -176,9 +182,17 @@ def test_resources_cannot_be_given_for_a_cluster_that_is_there(straws):
         tl.init("ray://host:10001", num_cpus=1)
 
 
-def test_backends_on_clusters_are_refused_in_words(straws):
-    with pytest.raises(NotImplementedError, match="ray://host"):
+def test_a_dask_cluster_is_refused_in_words(straws):
+    with pytest.raises(NotImplementedError, match=r"dask://host:8786.*not there yet"):
+        tl.init("dask://host:8786")
+    assert not straws
+
+
+def test_a_ray_cluster_needs_ray(straws, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'taskloom\[ray\]'"):
         tl.init("ray://host:10001")
+    assert not straws
 
 
 def test_a_second_init_raises_unless_told_not_to(straws):
@@ -365,8 +379,8 @@ def test_importing_a_module_of_remote_functions_loads_neither_pickler_nor_loop()
 
 
 def test_names_of_ray_that_are_missing_say_why():
-    with pytest.raises(AttributeError, match="actors are not there yet"):
-        _ = tl.kill
+    with pytest.raises(AttributeError, match="timeline is not there yet"):
+        _ = tl.timeline
     with pytest.raises(AttributeError, match="Ray Core only"):
         _ = tl.data
     assert not hasattr(tl, "no_such_name")
@@ -421,11 +435,6 @@ def test_what_cannot_be_called_cannot_be_remote(thing):
 def test_a_remote_function_is_not_made_remote_again():
     with pytest.raises(TypeError, match="remote function already"):
         tl.remote(double)
-
-
-def test_a_class_is_refused_in_words():
-    with pytest.raises(NotImplementedError, match="actors are not there yet"):
-        tl.remote(Adder)
 
 
 def test_options_go_by_keyword():
@@ -569,15 +578,18 @@ async def async_generator() -> Any:
     yield 1
 
 
-def test_a_stream_is_only_for_generators_and_not_there_yet(straw):
+def test_a_stream_is_only_for_generators_and_what_they_do_by_default(straw):
     with pytest.raises(ValueError, match="generator function"):
         tl.remote(num_returns="streaming")(lambda: 1).remote()
-    for function in (generator, functools.partial(generator, 2)):
-        with pytest.raises(NotImplementedError, match="stream"):
-            tl.remote(function).remote(*() if function is not generator else (2,))
-    with pytest.raises(NotImplementedError, match="stream"):
-        tl.remote(async_generator).remote()
+    with pytest.raises(ValueError, match="backpressure=2 is for streams"):
+        tl.remote(backpressure=2)(lambda: 1).remote()
+    for function in (generator, functools.partial(generator, 2), async_generator):
+        tl.remote(function).remote(*((2,) if function is generator else ()))
+    tl.remote(generator).options(backpressure=5).remote(2)
     assert tl.get(tl.remote(num_returns=2)(generator).remote(2)) == [0, 1]
+    specs = [call[0] for call in straw.calls]
+    assert [spec.stream for spec in specs] == [0, 0, 0, 5, None]
+    assert [spec.is_coroutine for spec in specs] == [False, False, True, False, False]
     with pytest.raises(ValueError, match="num_returns"):
         tl.remote(num_returns=-1)
 
@@ -751,6 +763,22 @@ def test_a_timeout_that_is_none_is_refused(straw, wrong):
         tl.get(double.remote(1), timeout=wrong)
 
 
+@pytest.mark.parametrize("wrong", ["1", b"1", [1], 1j])
+async def test_a_timeout_that_is_no_number_is_named(straw, wrong):
+    ref = double.remote(1)
+    for call in (tl.get, lambda ref, timeout: tl.wait([ref], timeout=timeout)):
+        with pytest.raises(TypeError, match=r"timeout must be None or a number of seconds, got"):
+            call(ref, timeout=wrong)
+    with pytest.raises(TypeError, match=r"timeout must be None or a number of seconds, got"):
+        await tl.wait_async([ref], timeout=wrong)
+
+
+def test_a_timeout_may_be_a_number_of_any_kind(straw):
+    tl.get(double.remote(1), timeout=Fraction(5, 2))
+    tl.wait([double.remote(1)], timeout=Decimal("2.5"))
+    assert [call[-1] for call in straw.asked] == [2.5, 2.5]
+
+
 async def test_a_blocking_get_in_a_coroutine_works_and_warns_once_for_each_line(straw):
     ref = double.remote(2)
     with warnings.catch_warnings(record=True) as caught:
@@ -770,6 +798,29 @@ async def test_the_warning_can_be_turned_off(straw, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert tl.get(double.remote(2)) == 4
+
+
+@pytest.mark.parametrize(("host", "warns"), [("IPython.core.interactiveshell", 0), ("mine", 1)])
+async def test_statements_of_a_notebook_are_not_warned_of(straw, host, warns):
+    """The loop that they hold up is the notebook's, as with any statement there."""
+    space = {"tl": tl, "ref": double.remote(2), "__name__": "__main__"}
+    kernel: dict[str, Any] = {"__name__": host}
+    exec("def run(code, space): return eval(code, space)", kernel)
+
+    def cell(text):
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        return kernel["run"](compile(text, f"<cell of {host}>", "exec", flags=flags), space)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cell("value = tl.get(ref)")
+        assert len(caught) == warns
+        cell("\ndef function(): return tl.get([ref, ref])")
+        cell("\n\n[value] = {*function()}")
+        assert len(caught) == 2 * warns
+        await cell("\n\n\nawait __import__('asyncio').sleep(0); tl.wait([ref])")
+        assert len(caught) == 2 * warns + 1
+    assert space["value"] == 4
 
 
 def test_no_warning_where_no_loop_runs(straw):

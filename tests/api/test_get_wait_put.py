@@ -81,6 +81,26 @@ def test_of_several_errors_the_first_of_the_list_is_raised_GET_2(tl):
         tl.get(refs[::-1])
 
 
+@pytest.mark.parametrize("others", [0, 1], ids=["one", "one of two"])
+def test_one_ref_is_fetched_as_one_of_many_is_GET_1(tl, gate, others):
+    companions = [tl.put(None)] * others
+    slow = tl.remote(gate.enter).remote()
+
+    def get(ref, timeout=None):
+        return tl.get([ref, *companions], timeout=timeout)[0]
+
+    assert get(tl.remote(lambda: "value").remote()) == "value"
+    with pytest.raises(ZeroDivisionError):
+        get(tl.remote(lambda: 1 / 0).remote())
+    for timeout in (0, 0.01):
+        with pytest.raises(GetTimeoutError, match=f"1 of {1 + others} objects are not there"):
+            get(slow, timeout)
+    gate.open()
+    get(slow)
+    for timeout in (None, 0, 1):
+        get(slow, timeout)
+
+
 def test_get_gives_up_in_time_and_the_task_goes_on_GET_3(tl, gate):
     @tl.remote
     def held():
@@ -137,7 +157,7 @@ f = ray.remote(lambda: 1)
 ray.get(f.remote())
 ref = forever.remote()
 def interrupt():
-    while not ref._record.waiters: time.sleep(0.001)
+    while not ref._home._sleepers.waiting(ref._record): time.sleep(0.001)
     global sent
     sent = time.monotonic()
     os.kill(os.getpid(), signal.SIGINT)

@@ -8,10 +8,11 @@ from types import ModuleType
 
 import pytest
 from tests.gates import Gate
+from tests.scale import scaled
 
 from taskloom.exceptions import TaskCancelledError
 
-LARGE = 100_000
+LARGE = scaled(100_000)
 
 
 @pytest.fixture

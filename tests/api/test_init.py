@@ -257,7 +257,9 @@ def test_shutdown_ends_tasks_that_run_and_fails_those_that_wait_INIT_7(fresh, tm
 
     thread = threading.Thread(target=get_both)
     thread.start()
-    assert eventually(lambda: running._record.waiters, 5), "the thread waits"
+    assert eventually(lambda: running._home._sleepers.waiting(running._record), 5), (
+        "the thread waits"
+    )
     fresh.shutdown()
     thread.join(10)
 

@@ -247,3 +247,17 @@ def test_a_parent_that_crashes_is_run_again_with_its_children(tl, gate):
         return taskloom.get(ref)
 
     assert tl.get(parent.remote(), timeout=60) == "child"
+
+
+def test_a_coroutine_with_a_cpu_may_call_get(fresh):
+    fresh.init(num_cpus=1)
+
+    @fresh.remote(num_cpus=1)
+    async def outer():
+        return fresh.get(inner.remote()) + 1
+
+    @fresh.remote
+    def inner():
+        return 1
+
+    assert fresh.get(outer.remote(), timeout=30) == 2

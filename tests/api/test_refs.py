@@ -122,6 +122,21 @@ async def test_await_raises_what_get_raises_REF_2(tl):
         assert isinstance(raised.value, RayTaskError)
 
 
+def test_a_ref_from_the_id_of_one_just_dropped_is_as_good_as_that_was(tl):
+    @tl.remote
+    def total(refs):
+        return sum(tl.get(refs))
+
+    ref = tl.remote(lambda: 3).remote()
+    tl.get(ref)
+    name = ref.binary()
+    del ref
+    again = tl.ObjectRef.from_binary(name)  # the release has not been served: nobody was rung
+
+    assert tl.get(total.remote([again, again])) == 6
+    assert tl.get(again) == 3
+
+
 def test_two_loops_in_two_threads_await_one_ref_REF_2(tl, gate):
     @tl.remote
     def held():
@@ -137,7 +152,7 @@ def test_two_loops_in_two_threads_await_one_ref_REF_2(tl, gate):
     threads = [threading.Thread(target=lambda: asyncio.run(wait())) for _ in range(2)]
     for thread in threads:
         thread.start()
-    assert eventually(lambda: len(ref._record.waiters or ()) == 2)
+    assert eventually(lambda: len(ref._home._sleepers.waiting(ref._record)) == 2)
     gate.open()
     for thread in threads:
         thread.join(20)

@@ -152,6 +152,7 @@ def test_unknown_options_and_max_calls_are_refused_by_options_REM_4(tl):
         {"runtime_env": {}},
         {"_labels": {"a": "b"}},
         {"_generator_backpressure_num_objects": -1},
+        {"backpressure": -1},
         {"_num_objects_per_yield": 1},
         {"object_store_memory": None},
     ],
@@ -235,6 +236,7 @@ def test_no_option_of_a_task_is_accepted_that_is_not_honoured_REM_5():
             taskloom.remote(**options)(lambda: None)
 
 
+@pytest.mark.filterwarnings("ignore::taskloom.exceptions.RayDeprecationWarning")
 @pytest.mark.parametrize("value", ["streaming", "dynamic"])
 def test_streams_are_only_for_generator_functions_REM_6(tl, value):
     with pytest.raises(ValueError, match="generator"):

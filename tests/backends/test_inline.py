@@ -11,6 +11,7 @@ import pdb
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from types import ModuleType
@@ -20,6 +21,7 @@ import pytest
 import trio
 
 from taskloom import _current
+from taskloom.exceptions import TaskTimeoutError
 
 REQUEST: contextvars.ContextVar[str] = contextvars.ContextVar("REQUEST", default="none")
 
@@ -221,7 +223,7 @@ def test_the_error_of_a_task_is_its_own_class_and_a_task_error(inline):
         inline.get(fail.remote())
     assert isinstance(caught.value, inline.exceptions.RayTaskError)
     assert "in fail" in str(caught.value)
-    assert "backends/inline.py" not in str(caught.value)  # no frame of the engine
+    assert "backends/inline" not in str(caught.value)  # no frame of the engine
 
 
 def test_get_raises_the_first_error_of_the_list(inline):
@@ -516,12 +518,12 @@ def test_the_name_of_an_object_that_is_gone_gives_an_error(inline):
 
 
 def test_nested_refs_a_hundred_thousand_deep_are_freed_without_recursion(inline):
-    from taskloom.backends.inline import _Object
+    from taskloom.backends.inline_object import Object
 
-    innermost = outermost = _Object(b"")
+    innermost = outermost = Object(b"")
     gone = weakref.ref(innermost)
     for _ in range(100_000):
-        outermost = _Object(b"", (outermost,))
+        outermost = Object(b"", (outermost,))
     del innermost, outermost
     assert gone() is None
 
@@ -541,3 +543,65 @@ def test_a_program_without_processes_starts_none(inline):
         ["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True
     ).stdout
     assert "taskloom" not in children
+
+
+# -- time ---------------------------------------------------------------------------------------
+
+
+def test_a_coroutine_is_cancelled_when_its_time_is_over(inline):
+    @inline.remote(timeout=0.05)
+    async def slow():
+        await asyncio.sleep(1000)
+
+    with pytest.raises(TaskTimeoutError, match=r"The task slow .* 0.05 s \(attempt 1\)") as caught:
+        inline.get(slow.remote())
+    assert isinstance(caught.value, TimeoutError)
+
+
+def test_a_function_that_took_too_long_fails_when_it_is_over(inline, tmp_path):
+    @inline.remote(timeout=0.02)
+    def slow():
+        time.sleep(0.05)
+        (tmp_path / "ended").touch()
+
+    with pytest.raises(TaskTimeoutError):
+        inline.get(slow.remote())
+    assert (tmp_path / "ended").exists()
+
+
+def test_what_is_in_time_is_not_touched(inline):
+    @inline.remote(timeout=60)
+    async def quick(x):
+        return x
+
+    assert inline.get(quick.remote(1)) == 1
+    assert inline.get(inline.remote(timeout=60)(lambda: 2).remote()) == 2
+
+
+def test_a_timeout_error_of_the_task_itself_is_its_own(inline):
+    @inline.remote(timeout=60)
+    def raises():
+        raise TimeoutError("mine")
+
+    with pytest.raises(TimeoutError, match="mine") as caught:
+        inline.get(raises.remote())
+    assert not isinstance(caught.value, TaskTimeoutError)
+
+
+@pytest.mark.parametrize(("retry_exceptions", "attempts"), [(True, 3), ([ValueError], 1)])
+def test_a_limit_is_retried_when_retry_exceptions_says_so(inline, retry_exceptions, attempts):
+    f = inline.remote(timeout=0.01, max_retries=2, retry_exceptions=retry_exceptions)(time.sleep)
+    with pytest.raises(TaskTimeoutError) as caught:
+        inline.get(f.remote(0.02))
+    assert caught.value.attempt == attempts
+
+
+def test_pauses_between_attempts_are_slept(inline):
+    @inline.remote(max_retries=2, retry_exceptions=True, retry_delay=0.05, retry_backoff=2)
+    def fails():
+        raise ValueError
+
+    began = time.monotonic()
+    with pytest.raises(ValueError):
+        inline.get(fails.remote())
+    assert time.monotonic() - began >= 0.15

@@ -7,29 +7,38 @@ counted exactly, because here it is known which refs the driver has.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from taskloom._core import invariants
+from taskloom._core.actor_invariants import held_objects
+from taskloom._core.actor_record import ActorRecord
+from taskloom._core.alarms import Alarm
 from taskloom._core.node import Node, ObjectRecord, WorkerKind, WorkerRecord
 from taskloom._core.reactor import Reactor
 from taskloom._core.resources import Ledger
+from taskloom._core.scopes import Scope
 from taskloom._core.states import NodeState
+from taskloom._core.streams import Stream
 from taskloom._ids import Mint
 from taskloom._options import UNITS_PER_RESOURCE
-from taskloom._spec import Function, FunctionKey, TaskSpec
+from taskloom._spec import Function, FunctionKey, Pace, TaskSpec
 
 PROCESS, LOOP = WorkerKind.PROCESS, WorkerKind.LOOP
-SHORT_S = 0.000_005
+SHORT_S = 0.000_001
 LONG_S = 1.0
 
 
 class Trouble:
     """An outcome that is an error, as the core sees one."""
 
-    def __init__(self, text: str, *, cancelled: bool = False, inherited: bool = False) -> None:
-        self.text = text
+    def __init__(
+        self, kind: str, origin: int = 0, *, cancelled: bool = False, inherited: bool = False
+    ) -> None:
+        self.kind = kind
+        self.origin = origin  # key of the call that failed first
         self.cancelled = cancelled
         self.inherited = inherited
         self._twin: Trouble | None = None
@@ -38,11 +47,11 @@ class Trouble:
         if self.inherited:
             return self
         if self._twin is None:
-            self._twin = Trouble(self.text, cancelled=self.cancelled, inherited=True)
+            self._twin = Trouble(self.kind, self.origin, cancelled=self.cancelled, inherited=True)
         return self._twin
 
     def __repr__(self) -> str:
-        return f"<Trouble {self.text}>"
+        return f"<Trouble {self.kind} {self.origin:#x}>"
 
 
 class Watch:
@@ -62,6 +71,10 @@ class RecordingOutbox:
 
     def __init__(self) -> None:
         self.verbs: list[tuple[Any, ...]] = []
+        self.now = 0.0  # the clock of the world
+        self.numbers = 0
+        self.alarms: list[tuple[float, int, Alarm]] = []
+        self.began: dict[tuple[int, int], float] = {}  # (worker, seq): when
 
     def run(self, worker: WorkerRecord, node: Node) -> None:
         self.verbs.append(("run", worker, node))
@@ -78,23 +91,65 @@ class RecordingOutbox:
     def take_back(self, worker: WorkerRecord) -> None:
         self.verbs.append(("take_back", worker))
 
+    def warn(self, worker: WorkerRecord) -> None:
+        self.verbs.append(("warn", worker))
+
     def interrupt(self, worker: WorkerRecord, seq: int, *, force: bool) -> None:
         self.verbs.append(("interrupt", worker, seq, force))
 
     def kill(self, worker: WorkerRecord, why: str) -> None:
         self.verbs.append(("kill", worker, why))
 
+    def wake_later(self, alarm: Alarm, delay_s: float) -> None:
+        self.verbs.append(("wake_later", alarm, delay_s))
+        self.numbers += 1
+        heapq.heappush(self.alarms, (self.now + delay_s, self.numbers, alarm))
+
+    def forget_alarm(self, alarm: Alarm) -> None:
+        self.verbs.append(("forget_alarm", alarm))
+
+    def ran_s(self, worker: WorkerRecord, node: Node) -> float | None:
+        began = self.began.get((worker.number, node.seq))
+        return None if began is None else self.now - began
+
     def report_unseen(self, record: ObjectRecord, name: str) -> None:
         self.verbs.append(("report_unseen", record, name))
 
     def unschedulable(self, node: Node) -> object:
-        return Trouble(f"unschedulable {node.key:#x}")
+        return Trouble("unschedulable", node.key)
 
     def cancelled(self, node: Node) -> object:
-        return Trouble(f"cancelled {node.key:#x}", cancelled=True)
+        return Trouble("cancelled", node.key, cancelled=True)
+
+    def timed_out(self, node: Node) -> object:
+        return Trouble("timed out", node.key)
 
     def too_deep(self, node: Node) -> object:
-        return Trouble(f"too deep {node.key:#x}")
+        return Trouble("too deep", node.key)
+
+    def contradicted(self, node: Node) -> object:
+        return Trouble("contradicted", node.key)
+
+    def stop_actor(self, worker: WorkerRecord) -> None:
+        self.verbs.append(("stop_actor", worker))
+
+    def expect_end(self, worker: WorkerRecord) -> None:
+        self.verbs.append(("expect_end", worker))
+
+    def actor_died(self, actor: ActorRecord, why: str) -> object:
+        return Trouble(f"died: {why}", actor.key)
+
+    def actor_unavailable(self, actor: ActorRecord, why: str) -> object:
+        return Trouble(f"unavailable: {why}", actor.key)
+
+    def actor_unschedulable(self, actor: ActorRecord) -> object:
+        return Trouble("actor unschedulable", actor.key)
+
+    def many_calls(self, actor: ActorRecord, count: int) -> None:
+        self.verbs.append(("many_calls", actor, count))
+
+    def self_wait(self, node: Node) -> object:
+        return Trouble("waits for itself", node.key)
 
     def said(self, verb: str) -> list[tuple[Any, ...]]:
         """What was asked with this verb so far, without the verb."""
@@ -111,6 +166,7 @@ class Core:
         max_processes: how many PROCESS workers there may be.
         starts_workers: workers that the loom asks for are there at once.
         checks: compare all tables after every step.
+        grace_s: how long a task may take to end after it was told to.
     """
 
     def __init__(
@@ -123,20 +179,23 @@ class Core:
         starts_workers: bool = True,
         checks: bool = True,
         outbox: RecordingOutbox | None = None,
+        grace_s: float | None = None,
     ) -> None:
         total: dict[str, float] = {"CPU": cpus, **(resources or {})}
         if gpus:
             total["GPU"] = gpus
         self.outbox = outbox or RecordingOutbox()
         self.ledger = Ledger(total, [f"g{index}" for index in range(gpus)])
-        self.loom = Reactor(self.ledger, self.outbox, max_processes)
+        self.loom = Reactor(self.ledger, self.outbox, max_processes, grace_s)
         self.refs: Counter[ObjectRecord] = Counter()
+        self.streams: list[Stream] = []
         self._starts_workers = starts_workers
         self._checks = checks
         self._mint = Mint(0)
         self._functions: dict[tuple[str, bool], Function] = {}
         self._specs: dict[tuple[Any, ...], TaskSpec] = {}
         self._numbers = 0
+        self._idle: WorkerRecord | None = None  # has what is submitted now
         self._last_verb = 0  # up to where the verbs have been looked through
         self._last_order = 0
 
@@ -154,13 +213,18 @@ class Core:
         priority: int = 0,
         retries: int = 0,
         num_returns: int = 1,
+        pace: Pace | None = None,
         parent: Node | None = None,
         by: WorkerRecord | None = None,
+        scope: Scope | None = None,
+        key: int = 0,
+        stream: int | None = None,
     ) -> Node:
         """One call; of the driver, or of a task that runs on the worker ``by``."""
-        key = self._mint.next_task()
+        key = key or self._mint.next_task()
         options = (
-            function, coroutine, num_returns, cpus, tuple((needs or {}).items()), retries, priority
+            function, coroutine, num_returns, cpus, tuple((needs or {}).items()), retries, priority,
+            pace, stream,
         )  # fmt: skip
         spec = self._specs.get(options)
         if spec is None:
@@ -172,6 +236,8 @@ class Core:
                 max_retries=retries,
                 retry_exceptions=False,
                 priority=priority,
+                pace=pace,
+                stream=stream,
             )
         outputs = tuple(ObjectRecord(key + 1 + index) for index in range(num_returns))
         # As the API does it: a ref that is given many times is one dependency.
@@ -179,15 +245,98 @@ class Core:
         node = Node(key, spec, b"args", None, records, outputs)
         node.nested = tuple(record_of(inner) for inner in nested)
         node.parent = parent
-        node.depth = parent.depth + 1 if parent is not None else 0
+        node.scope = parent.scope if scope is None and parent is not None else scope
+        node.depth = parent.depth + 1 if parent is not None else int(by is not None)
+        if stream is not None:
+            node.stream = Stream(outputs[0], stream)
+            self.streams.append(node.stream)
         for record in outputs:
             if by is None:
                 self.refs[record] += 1
             else:
                 by.borrowed[record.key] = record
-        self.loom.on_submit(node)
+        self.enter(node)
         self.check()
         return node
+
+    # -- streams ------------------------------------------------------------------------------
+
+    def emit(self, node: Node, index: int, *, contains: Iterable[Node | ObjectRecord] = ()) -> None:
+        """The call yields its item ``index``; it is started first if need be."""
+        if node.state is NodeState.READY:
+            self.start(node)
+        assert node.worker is not None
+        value = f"item {index} of {node.key:#x}".encode()
+        inner = [record_of(of).key for of in contains]
+        self.loom.streams.on_item(node.worker, node.seq, index, value, inner)
+        self.check()
+
+    def ask_for_room(self, node: Node, count: int) -> ObjectRecord:
+        """The call waits for room behind so many items."""
+        assert node.worker is not None
+        room = ObjectRecord(self._mint.next_task() + 1)
+        self.loom.streams.on_room(node.worker, node.seq, count, room)
+        self.check()
+        return room
+
+    def take(self, node: Node) -> ObjectRecord:
+        """The driver takes the first in line, done or not."""
+        assert node.stream is not None
+        record = node.stream.items.popleft()
+        self.refs[record] += 1
+        self.loom.streams.on_taken(node.stream)
+        self.check()
+        return record
+
+    def line(self, node: Node) -> list[Any]:
+        """What stands in the line of a stream: values, errors, None for what is ahead."""
+        assert node.stream is not None
+        return [record.outcome for record in node.stream.items]
+
+    def drop_stream(self, node: Node) -> None:
+        """The generator of the driver is collected, with its ref to the end."""
+        assert node.stream is not None
+        self.loom.streams.on_drop(node.stream)
+        self.drop(node)
+
+    def enter(self, node: Node) -> None:
+        if self._idle is None:
+            self.loom.on_submit(node)
+        else:
+            self.loom.scheduler.on_handed_over(node, self._idle, self._idle.seq + 1)
+
+    def hand_over(self, worker: WorkerRecord, **how: Any) -> Node:
+        """As ``submit``, but the idle worker has the call already."""
+        self._idle = worker
+        try:
+            return self.submit(**how)
+        finally:
+            self._idle = None
+
+    def open_scope(self, outer: Scope | None = None, *, owner: Node | None = None) -> Scope:
+        """A group of the driver, or of a task (``owner``) where it runs."""
+        key = self._mint.next_task()
+        end, alarm = ObjectRecord(key + 1), ObjectRecord(key + 2)
+        scope = Scope(key, outer, end, alarm, lambda errors: ("errors", *errors))
+        self.refs.update([end, alarm])
+        self.loom.scopes.on_open(scope, owner, owner.worker if owner is not None else None)
+        self.check()
+        return scope
+
+    def close_scope(self, scope: Scope) -> None:
+        if scope.key in self.loom.scopes.open:
+            self.loom.scopes.on_close(scope)
+        self.check()
+
+    def cancel_scope(self, scope: Scope) -> None:
+        if scope.key in self.loom.scopes.open:
+            self.loom.scopes.on_cancel(scope)
+        self.check()
+
+    def release_from(self, scope: Scope, node: Node) -> None:
+        if scope.key in self.loom.scopes.open:
+            self.loom.scopes.on_release(scope, node.key + 1)
+        self.check()
 
     def put(self, *, contains: Iterable[Node | ObjectRecord] = ()) -> ObjectRecord:
         record = ObjectRecord(self._mint.next_task() + 1)
@@ -284,7 +433,7 @@ class Core:
         if node.state is NodeState.READY:
             self.start(node)
         assert node.worker is not None
-        error = Trouble(f"raised by {node.key:#x}")
+        error = Trouble("raised", node.key)
         self.loom.on_failed(node.worker, node.seq, error, retry=retry, seconds=LONG_S)
         self.check()
         return error
@@ -294,7 +443,7 @@ class Core:
         if started is None:
             started = next(iter(worker.inflight.values()), 0)
         seq = started.seq if isinstance(started, Node) else started
-        self.loom.on_worker_lost(worker, seq, lambda node: Trouble(f"crash of {node.key:#x}"))
+        self.loom.on_worker_lost(worker, seq, lambda node: Trouble("crash", node.key))
         self.check()
 
     def block(self, worker: WorkerRecord, running: Node | None = None) -> int:
@@ -311,6 +460,24 @@ class Core:
         """The worker gives back what comes after ``low``, up to and with ``high``."""
         self.loom.on_returned(worker, seq_of(low), seq_of(high))
         self.check()
+
+    def begin(self, node: Node) -> None:
+        """The worker that has the call begins it now."""
+        assert node.worker is not None
+        self.outbox.began[node.worker.number, node.seq] = self.outbox.now
+
+    def wait(self, seconds: float) -> None:
+        """Time goes by; what rings meanwhile is heard, each at its moment."""
+        until = self.outbox.now + seconds
+        while self.outbox.alarms and self.outbox.alarms[0][0] <= until:
+            self.outbox.now, _, alarm = heapq.heappop(self.outbox.alarms)
+            self.loom.on_alarm(alarm)
+            self.check()
+        self.outbox.now = until
+
+    def alarms(self) -> list[tuple[Alarm, float]]:
+        """What is set, and when it rings."""
+        return [(alarm, when) for when, _, alarm in sorted(self.outbox.alarms) if alarm.is_set]
 
     def borrow(self, worker: WorkerRecord, of: Node | ObjectRecord) -> None:
         self.loom.on_borrow(worker, [record_of(of).key])
@@ -374,7 +541,11 @@ class Core:
             reasons.update(node.nested)
         for worker in self.loom.workers.values():
             reasons.update(worker.borrowed.values())
-        kept = self.loom.graph.objects.values()
+        objects = self.loom.graph.objects
+        for stream in self.streams:
+            reasons.update(stream.items)
+        reasons.update(objects[key] for key in held_objects(self.loom) if key in objects)
+        kept = objects.values()
         for record in kept:
             reasons.update(record.contains)
         for record in kept:

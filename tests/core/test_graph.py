@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 from loom_driver import Core, Trouble
+from tests.scale import scaled
 
 from taskloom._core.states import NodeState
 
 S = NodeState
-MANY = 100_000
+MANY = scaled(100_000)
 
 
 # -- dependencies ------------------------------------------------------------------------------
@@ -218,7 +219,7 @@ def test_a_cancelled_call_is_not_reported_as_an_error_that_nobody_saw(core: Core
     a, b = core.submit(), core.submit(num_returns=0, parent=None)
     core.cancel(a)
     core.drop(a)
-    core.loom.graph.fail(b, Trouble("stop", cancelled=True), "test")
+    core.loom.graph.fail(b, Trouble("stop", b.key, cancelled=True), "test")
     assert core.outbox.said("report_unseen") == []
 
 

@@ -37,6 +37,26 @@ def test_fractions_add_up_exactly() -> None:
     assert books.free == {"CPU": 0}
 
 
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]), st.sampled_from([0, 0.5, 1, 2])),
+        max_size=12,
+    )
+)
+def test_to_take_is_to_ask_whether_it_fits_and_to_acquire_it(
+    requests: list[tuple[float, float]],
+) -> None:
+    quick, plain = ledger(cpus=4, gpus=2), ledger(cpus=4, gpus=2)
+    for cpus, gpus in requests:
+        request = request_of(cpus, {"GPU": gpus} if gpus else {})
+        taken = quick.take(request)
+        wanted = plain.acquire(request) if plain.fits(request) else None
+        assert (taken is None) == (wanted is None)
+        if taken is not None and wanted is not None:
+            assert (taken.request, taken.devices) == (wanted.request, wanted.devices)
+        assert quick.free == plain.free
+
+
 def test_a_request_for_nothing_always_fits() -> None:
     books = ledger(cpus=0)
     assert books.fits(())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from hypothesis import given
 from hypothesis import strategies as st
 from loom_driver import Core
@@ -108,3 +110,59 @@ def test_the_order_is_that_of_one_sorted_list(
             nodes.append(node)
     expected = sorted(nodes, key=lambda n: (-n.spec.priority, -n.depth, n.order))
     assert order_of(core) == expected
+
+
+def standing(core: Core) -> int:
+    """How many nodes the lines hold, dead or alive."""
+    return sum(len(bucket.nodes) for bucket in core.loom.ready._buckets.values())
+
+
+def test_who_submits_and_cancels_behind_a_stuck_head_fills_no_memory() -> None:
+    core = Core(cpus=1, starts_workers=False, checks=False)
+    stuck = [core.submit() for _ in range(10)]
+    for _ in range(5000):
+        core.cancel(core.submit())
+        assert standing(core) < 100
+    assert order_of(core) == stuck
+
+
+def test_a_line_that_was_cancelled_from_behind_keeps_the_order_of_what_is_left() -> None:
+    core = Core(checks=False)
+    nodes = [core.submit(cpus=1 + i % 2) for i in range(1000)]
+    kept = nodes[::7]
+    for node in reversed(nodes):
+        if node not in kept:
+            core.cancel(node)
+    assert standing(core) <= 2 * len(kept) + 2 * 33
+    assert order_of(core) == kept
+
+
+def test_clearing_a_line_of_the_dead_costs_each_of_them_the_same() -> None:
+    core = Core(checks=False)
+    nodes = [core.submit() for _ in range(4096)]
+    looked_at = 0
+
+    class Counting(deque):
+        def __iter__(self):
+            nonlocal looked_at
+            looked_at += len(self)
+            return super().__iter__()
+
+    (bucket,) = core.loom.ready._buckets.values()
+    for node in nodes:
+        if type(bucket.nodes) is deque:
+            bucket.nodes = Counting(bucket.nodes)
+        core.cancel(node)
+    assert 0 < looked_at <= 2 * len(nodes)
+    assert not core.loom.ready
+
+
+def test_what_was_cancelled_while_it_waited_is_let_go_by_what_it_waited_for() -> None:
+    slow = Core(checks=False)
+    head = slow.submit()
+    kept = slow.submit([head])
+    for _ in range(5000):
+        slow.cancel(slow.submit([head]))
+    assert len(head.outputs[0].dependents or ()) <= 64
+    slow.finish(head)
+    assert list(slow.loom.ready) == [kept]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from loom_driver import LONG_S, LOOP, PROCESS, SHORT_S, Core
 
 from taskloom._core.node import Node, WorkerRecord
@@ -21,6 +23,80 @@ def office(cpus: float = 2, workers: int = 2, **options: object) -> tuple[Core, 
 
 def orders(core: Core) -> list[tuple[object, ...]]:
     return core.outbox.said("start_workers")
+
+
+# -- a single call to a loom at rest, and its plain twin ------------------------------------------
+
+
+def at_rest(*, plain: bool, cpus: float = 2) -> tuple[Core, list[WorkerRecord]]:
+    """``plain``: a single call stands in line like many do."""
+    core, workers = office(cpus=cpus)
+    if plain:
+        ready = core.loom.ready
+
+        def take_lone() -> None:
+            ready._line_up()
+
+        ready.take_lone = take_lone  # type: ignore[method-assign]
+    return core, workers
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["submit", "finish", "cancel", "chain"]),
+            st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+            st.integers(0, 2),
+            st.sampled_from([SHORT_S, LONG_S]),
+        ),
+        max_size=25,
+    )
+)
+def test_a_single_call_is_placed_as_one_that_stands_in_line(
+    steps: list[tuple[str, float, int, float]],
+) -> None:
+    stories = []
+    for plain in (False, True):
+        core, workers = at_rest(plain=plain)
+        nodes: list[Node] = []
+        story: list[object] = []
+        for what, cpus, priority, seconds in steps:
+            running = [node for node in nodes if node.state is S.ASSIGNED]
+            if what == "finish" and running:
+                core.finish(running[0], seconds=seconds)
+            elif what == "cancel" and nodes:
+                core.cancel(nodes[-1])
+            else:
+                deps = [nodes[-1]] if what == "chain" and nodes else []
+                nodes.append(core.submit(deps, cpus=cpus, priority=priority))
+            core.schedule()
+            story.append([len(core.with_worker(worker)) for worker in workers])
+            story.append([(node.state, node.seq) for node in nodes])
+            story.append(dict(core.ledger.free))
+        stories.append((story, len(orders(core))))
+    assert stories[0] == stories[1]
+
+
+def test_a_single_call_that_was_cancelled_before_the_pass_goes_to_nobody() -> None:
+    core, _ = office()
+    core.cancel(core.submit())
+    core.schedule()
+    assert not core.outbox.said("run")
+    node = core.submit()
+    core.schedule()
+    assert node.state is S.ASSIGNED
+
+
+def test_a_single_call_waits_in_line_while_all_are_busy() -> None:
+    core, _ = office(cpus=4, workers=1)
+    first, second = core.submit(), None
+    core.schedule()
+    second = core.submit()
+    core.schedule()
+    assert second.state is S.READY
+    core.finish(first)
+    core.schedule()
+    assert second.state is S.ASSIGNED
 
 
 # -- how much a worker gets --------------------------------------------------------------------
@@ -169,7 +245,7 @@ def test_a_call_that_asks_for_too_much_fails_at_once() -> None:
     core, _ = office(cpus=2)
     never, neither = core.submit(cpus=3), core.submit(needs={"tpu": 1})
     assert never.state is neither.state is S.FAILED
-    assert core.outcome(never).text.startswith("unschedulable")
+    assert core.outcome(never).kind == "unschedulable"
 
 
 def test_a_call_that_can_never_run_fails_before_its_dependencies_are_done() -> None:
@@ -537,8 +613,86 @@ def test_a_task_fails_when_every_process_waits_and_no_more_may_be_started() -> N
     *waiting, last = nested(core, 3)
     core.schedule()
     assert last.state is S.FAILED
-    assert core.outcome(last).text.startswith("too deep")
+    assert core.outcome(last).kind == "too deep"
     assert all(node.state is S.ASSIGNED for node in waiting)
+
+
+def test_a_task_fails_when_every_process_waits_and_the_system_gives_no_more() -> None:
+    core = Core(cpus=1, max_processes=60)
+    *waiting, last = nested(core, 3)
+    core.loom.on_shortage()
+    core.schedule()
+    assert core.outcome(last).kind == "too deep"
+
+    core.loom.on_shortage(over=True)
+    other = core.submit()
+    core.block(waiting[0].worker, waiting[0])
+    core.start(other)
+    assert other.state is S.ASSIGNED
+
+
+def test_a_shortage_of_processes_fails_nobody_while_somebody_moves() -> None:
+    core = Core(cpus=2, max_processes=60)
+    first, other = core.submit(), core.submit()
+    core.start(first, other)
+    assert first.worker is not None
+    child = core.submit(parent=first)
+    core.block(first.worker, first)
+    core.loom.on_shortage()
+    core.schedule()
+    assert child.state is S.READY
+    core.finish(other)
+    core.schedule()
+    assert child.state is S.ASSIGNED
+
+
+def test_when_a_task_has_failed_as_too_deep_others_use_the_room_it_leaves() -> None:
+    core = Core(cpus=1, max_processes=1)
+    first = core.submit()
+    core.start(first)
+    worker = first.worker
+    assert worker is not None
+    child = core.submit(parent=first)
+    other = core.submit()
+    # A thread that outlives its task waits for the child; nobody else would tell the loom.
+    core.loom.on_blocked(worker, 0)
+    core.watch(child, lambda: core.loom.on_unblocked(worker))
+    core.finish(first)
+    core.schedule()
+    assert core.outcome(child).kind == "too deep"
+    assert other.state is S.ASSIGNED
+
+
+def test_nothing_is_kept_for_a_process_that_may_not_be_started() -> None:
+    core = Core(cpus=1, max_processes=1)
+    first = core.submit()
+    core.start(first)
+    worker = first.worker
+    assert worker is not None
+    core.block(worker, first)
+    core.worker(LOOP)
+    task, coroutine = core.submit(priority=1), core.submit(coroutine=True)
+    core.schedule()
+    assert coroutine.state is S.ASSIGNED
+    assert task.state is S.READY
+
+
+def test_a_coroutine_that_stops_its_loop_lends_the_cpus_of_all_that_stand_still() -> None:
+    core = Core(cpus=3)
+    two = [core.submit(coroutine=True) for _ in range(2)]
+    core.start(*two)
+    worker = two[0].worker
+    assert worker is not None
+    core.loom.on_blocked(worker, 0, two[1].seq)  # one awaits
+    core.loom.on_blocked(worker, -1)  # the other one calls get()
+    core.check()
+    assert core.free() == 3
+    core.loom.on_unblocked(worker, 0, two[1].seq)
+    core.check()
+    assert core.free() == 3, "it cannot go on before the loop turns"
+    core.loom.on_unblocked(worker, -1)
+    core.check()
+    assert core.free() == 1
 
 
 def test_a_task_does_not_fail_while_some_process_runs() -> None:
@@ -781,3 +935,18 @@ def test_neighbours_in_a_loop_worker_are_not_behind_one_another() -> None:
     core = Core()
     core.start(core.submit(coroutine=True), core.submit(coroutine=True))
     assert not core.loom.check_progress()
+
+
+def test_nothing_goes_to_a_worker_before_what_its_caller_is_sending() -> None:
+    core, (worker,) = office(cpus=1, workers=1)
+    core.learn(seconds=SHORT_S)
+    core.finish(core.submit(), seconds=SHORT_S)
+    core.schedule()
+    assert core.loom.scheduler.idle_worker() is worker
+    first = core.hand_over(worker)
+    others = [core.submit() for _ in range(5)]
+    core.schedule()
+    assert core.with_worker(worker) == [first]
+    core.finish(first, seconds=SHORT_S)
+    core.schedule()
+    assert core.with_worker(worker) == others

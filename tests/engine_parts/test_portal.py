@@ -92,6 +92,52 @@ def test_many_posts_ring_once(office: Office, monkeypatch: pytest.MonkeyPatch) -
     assert office.drains < 5
 
 
+def test_what_nobody_waits_for_goes_along_with_the_next_post(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rings = []
+    write = os.write
+
+    def count(fd: int, data: bytes) -> int:
+        rings.append(fd)
+        return write(fd, data)
+
+    monkeypatch.setattr(portal_module.os, "write", count)
+    seen: list[int] = []
+    for number in range(10):
+        office.portal.post_along(seen.append, number)
+    assert not rings
+    office.portal.post(seen.append, 10)
+    office.portal.post_along(seen.append, 11)
+    assert len(rings) == 1
+    monkeypatch.undo()
+    office.open()
+    office.portal.call(lambda: None)
+    assert seen == list(range(12))
+
+
+def test_what_nobody_waits_for_rings_before_it_is_too_much(office: Office) -> None:
+    office.open()
+    arrived = threading.Event()
+    for _ in range(portal_module.MAX_IDLE_BACKLOG):
+        office.portal.post_along(lambda _: None, None)
+    office.portal.post_along(lambda _: arrived.set(), None)
+    assert arrived.wait(30)
+
+
+def test_what_nobody_waits_for_is_served_at_the_end_too(office: Office) -> None:
+    office.open()
+    seen: list[int] = []
+    office.portal.post_along(seen.append, 1)
+    end(office)
+    office.portal.post_along(seen.append, 2)  # closed: nothing happens
+    assert seen == [1]
+    office.portal.finish()
+    office.portal.closed = None  # as a thread had seen it that goes on only now
+    office.portal.post_along(seen.append, 3)
+    assert seen == [1, 3]
+
+
 def test_a_batch_is_bounded_and_the_rest_comes_in_the_next_turn(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,22 @@ def test_who_pushes_is_never_held_up_by_a_slow_stream(
     assert stream.text == "first\n" + "more\n" * 1000
 
 
+def test_a_line_that_is_being_written_counts_as_not_written(
+    printer: Printer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread has taken it from the backlog; ``get`` must wait for it all the same (LOG-3)."""
+    stream = Held()
+    monkeypatch.setattr(sys, "stdout", stream)
+    printer.push(1, "a line")
+    assert stream.written_to.wait(30)
+    assert not printer.backlog
+    assert printer.writing
+    stream.go_on.set()
+    printer.flush()
+    assert stream.text == "a line\n"
+    assert not printer.writing
+
+
 def test_a_costly_text_is_made_by_who_writes_it(printer: Printer, out: Captured) -> None:
     makers: list[threading.Thread] = []
 

@@ -130,6 +130,7 @@ class Desk:
     def run(self, *_: object) -> None: ...
     def start_workers(self, *_: object) -> None: ...
     def take_back(self, *_: object) -> None: ...
+    def warn(self, *_: object) -> None: ...
     def interrupt(self, *_: object, force: bool) -> None: ...
     def report_unseen(self, *_: object) -> None: ...
 
@@ -280,6 +281,25 @@ def test_a_task_that_is_cancelled_while_it_waits_hears_none(desk: Desk) -> None:
     assert worker.record.pending_requests == 1
     desk.finish(record)
     assert [message[1] for message in worker.heard()] == [8]
+
+
+@pytest.mark.parametrize("op", [m.GET, m.WAIT])
+def test_a_task_that_is_cancelled_hears_that_before_what_its_children_came_to(
+    desk: Desk, op: int
+) -> None:
+    worker, seq = desk.busy()
+    record = desk.pending()
+    (running,) = worker.record.inflight.values()
+    desk.loom.on_cancel(running.outputs[0].key, force=False, recursive=True)
+    desk.finish(record, error=system_failure(TaskCancelledError()))
+    for number, answer in ((7, True), (8, False)):  # once: then it is cleaning up
+        if op == m.GET:
+            desk.requests.on_get(worker, (op, number, [record.key], None, seq))  # type: ignore[arg-type]
+        else:
+            desk.requests.on_wait(worker, (op, number, [record.key], 1, None, seq))  # type: ignore[arg-type]
+        ((_, heard, _, content),) = worker.heard()
+        assert heard == number
+        assert (content is None) is answer
 
 
 def test_a_worker_that_is_gone_is_not_answered(desk: Desk) -> None:

@@ -93,7 +93,7 @@ def results(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> list[dic
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("folder", ["mails", "mails-one-by-one"])
+@pytest.mark.parametrize("folder", ["mails", "mails-by-tasks", "mails-one-by-one"])
 def test_every_sender_gets_a_receipt_and_one_answer(finished, results, folder):
     letters = read_letters(finished[0] / folder)
 
@@ -134,13 +134,25 @@ def test_the_table_tells_what_has_happened(finished, results):
     output = finished[1].stdout
     right = sum(row["digit"] == row["truth"] for row in results if not row["problem"])
 
-    assert cells(output, "images") == [str(GOOD + BROKEN)] * 2
-    assert cells(output, "broken images") == [str(BROKEN)] * 2
-    assert cells(output, "accuracy") == [f"{100 * right / GOOD:.1f} %"] * 2
+    assert cells(output, "images") == [str(GOOD + BROKEN)] * 3
+    assert cells(output, "broken images") == [str(BROKEN)] * 3
+    assert cells(output, "accuracy") == [f"{100 * right / GOOD:.1f} %"] * 3
     assert right >= GOOD - 1
-    assert cells(output, "e-mails delivered") == [f"{2 * (GOOD + BROKEN)} of 20"] * 2
-    assert len(cells(output, "seconds")) == 2
-    assert re.fullmatch(r"\d+\.\d x", cells(output, "speed-up")[0])
+    assert cells(output, "e-mails delivered") == [f"{2 * (GOOD + BROKEN)} of 20"] * 3
+    assert len(cells(output, "seconds")) == 3
+    assert all(re.fullmatch(r"\d+\.\d x", cell) for cell in cells(output, "speed-up"))
+
+
+def test_it_says_what_the_actors_gained(finished):
+    output = finished[1].stdout
+
+    assert cells(output, "classifier loaded") == ["twice", f"{GOOD} times", "once"]
+    opened, *others = cells(output, "mail connections")
+    assert others == ["20", "20"]
+    assert 1 <= int(opened) <= 2 * (GOOD + BROKEN)
+    assert f"the classifier was loaded twice instead of {GOOD}" in output
+    assert f"{opened} connections to the mail server" in output.replace("\n", " ")
+    assert re.search(r"\d+\.\d\d s\ninstead of \d+\.\d\d s: \d+\.\d\d x as fast", output)
 
 
 def test_own_images_go_to_the_mail_server_that_is_named(tmp_path):
@@ -210,7 +222,8 @@ def test_a_wrong_option_is_refused_in_words(arguments, words, capsys):
     assert words in capsys.readouterr().err
 
 
-def test_a_dead_mail_server_fails_the_letters_and_not_the_pipeline(tmp_path):
+@pytest.mark.parametrize("actors", [True, False])
+def test_a_dead_mail_server_fails_the_letters_and_not_the_pipeline(tmp_path, actors):
     with MailServer(tmp_path / "closed") as server:
         office = server.office  # nobody listens there after this
     path = tmp_path / "photo.png"
@@ -221,7 +234,8 @@ def test_a_dead_mail_server_fails_the_letters_and_not_the_pipeline(tmp_path):
         async with tl.init(num_cpus=1, resources={"smtp": pipeline.CONNECTIONS}):
             nobody: tl.ObjectRef[classifier.Model] = tl.put(None)
             submissions = [Submission(path, f"user-{n}@pipeline.example") for n in range(2)]
-            return await pipeline.serve_all(submissions, nobody, office, done.append)
+            hands = pipeline.Actors(nobody, office, 1) if actors else pipeline.Tasks(nobody, office)
+            return await pipeline.serve_all(submissions, hands, done.append)
 
     outcomes = asyncio.run(serve())
 
@@ -230,6 +244,31 @@ def test_a_dead_mail_server_fails_the_letters_and_not_the_pipeline(tmp_path):
         assert outcome.problem is not None
         assert outcome.letters == 0
         assert len(outcome.failures) == 2
+
+
+def test_the_postman_keeps_connections_and_replaces_those_that_the_server_has_closed(tmp_path):
+    submission = Submission(Path("photo.png"), "user@pipeline.example")
+
+    async def mail_around_a_restart() -> list[int]:
+        opened = []
+        async with tl.init(num_cpus=1):
+            with MailServer(tmp_path / "first") as server:
+                postman = pipeline.Postman.remote(server.office)
+                for _ in range(5):
+                    await postman.send_receipt.remote(submission)
+                refs = [postman.send_receipt.remote(submission) for _ in range(60)]
+                await asyncio.gather(*refs)
+                assert server.delivered == 65
+                opened.append(server.connections)
+                assert await postman.opened.remote() == server.connections
+                server.hang_up()
+                await postman.send_receipt.remote(submission)
+                opened.append(server.connections)
+        return opened
+
+    before, after = asyncio.run(mail_around_a_restart())
+    assert 1 <= before <= pipeline.CONNECTIONS
+    assert after == before + 1
 
 
 def damaged(path: Path, keep: int) -> Path:

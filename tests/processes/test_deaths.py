@@ -840,7 +840,7 @@ ref = ray.remote(time.sleep).remote(1000)
 told = []
 thread = threading.Thread(target=lambda: told.append(outcome(ref)))
 thread.start()
-while not ref._record.waiters: time.sleep(0.001)
+while not ref._home._sleepers.waiting(ref._record): time.sleep(0.001)
 start = time.monotonic()
 ray.shutdown()
 thread.join(10)

@@ -8,11 +8,13 @@ with an ignore comment must be an error: both report comments that ignore nothin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from typing import Any, assert_type
 
 import taskloom as tl
-from taskloom import ObjectRef, RemoteFunction
+from taskloom import ObjectRef, ObjectRefGenerator, RemoteFunction
+from taskloom._stream_types import AnyResult
+from taskloom.actor import ActorClass, ActorHandle, ActorMethod, ActorProxy
 
 # -- remote functions keep their signature ------------------------------------------------------
 
@@ -207,6 +209,15 @@ def futures(ref: ObjectRef[int]) -> None:
     print(awaitable, wider, narrower)
 
 
+async def group() -> None:
+    async with tl.TaskGroup() as tg:
+        assert_type(tg.remote(inc)(1), ObjectRef[int])
+        assert_type(tg.remote(fetch)("/"), ObjectRef[bytes])
+        assert_type(tg.remote(str.upper)("x"), ObjectRef[str])
+        assert_type(tg.remote(inc.options(num_cpus=2))(1).why(), str)
+        tg.release(1)  # type: ignore[arg-type]
+
+
 # -- a session ------------------------------------------------------------------------------------
 
 with tl.init(num_cpus=2, resources={"db": 1}, preload=["json"]) as session:
@@ -216,6 +227,192 @@ tl.init(num_cpus="two")  # type: ignore[arg-type]
 assert_type(tl.is_initialized(), bool)
 assert_type(tl.cluster_resources(), dict[str, float])
 assert_type(tl.get_runtime_context().get_task_id(), str | None)
-tl.get_actor("x")  # type: ignore[attr-defined]
+assert_type(tl.get_actor("x"), ActorHandle[Any])
 
 callback: Callable[[int], ObjectRef[int]] = inc.remote
+
+
+# -- actors -------------------------------------------------------------------------------------
+
+
+class Account:
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.total = 0
+
+    @tl.method
+    def add(self, amount: int, note: str = "") -> int:
+        self.total += amount
+        return self.total
+
+    @tl.method(max_task_retries=1)
+    async def load(self, path: str) -> bytes:
+        return path.encode()
+
+    @tl.method(timeout=1, retry_exceptions=[OSError])
+    def close(self) -> None: ...
+
+    @tl.method(num_returns=2)
+    def halves(self, at: int) -> tuple[int, int]:
+        return at, self.total - at
+
+    @tl.method
+    def both(self) -> int:
+        assert_type(self.halves(3), tuple[int, int])
+        return self.add(1, note="x")  # inside it is a plain method
+
+    def untyped(self, x: int) -> int:
+        return x
+
+
+# mypy takes the type of a class for granted whatever decorates it; a call is understood by all.
+AccountActor = tl.remote(Account)
+assert_type(AccountActor, ActorClass[Account])
+assert_type(AccountActor.options(max_restarts=1), ActorClass[Account])
+assert_type(tl.remote(max_restarts=1, name="x")(Account), ActorClass[Account])
+account = AccountActor.remote("me")
+assert_type(account.add.remote(1, note="x"), AnyResult | ObjectRef[int])
+assert_type(account.add.remote(inc.remote(1)), AnyResult | ObjectRef[int])
+assert_type(account.load.remote("/"), AnyResult | ObjectRef[bytes])
+assert_type(account.add.options(name="x").remote(1), AnyResult | ObjectRef[int])
+assert_type(account.close.remote(), AnyResult | ObjectRef[None])
+assert_type(account.halves.remote(1), AnyResult | list[ObjectRef[Any]])
+assert_type(account.add.options(num_returns=2).remote(1), list[ObjectRef[Any]])
+assert_type(account.add.options(num_returns=1).remote(1), AnyResult | ObjectRef[int])
+named = account.add.options(timeout=1).options(name="y")
+assert_type(named.remote(1), AnyResult | ObjectRef[int])
+account.add.remote("1")  # type: ignore[call-overload]
+account.add.remote(1, nota="x")  # type: ignore[call-overload]
+account.add.remote(text.remote(1))  # type: ignore[arg-type]
+account.add.options(num_cpus=1)  # type: ignore[call-overload]
+account.nothing.remote()  # type: ignore[union-attr]
+tl.method(speed=1)  # type: ignore[call-overload]
+tl.method(timeout="long")  # type: ignore[call-overload]
+AccountActor.options(max_restart=1)  # type: ignore[call-arg]
+AccountActor.options(max_restarts="many")  # type: ignore[arg-type]
+AccountActor.options(concurrency_groups={})  # type: ignore[call-arg]
+tl.remote(max_concurrency="many")  # type: ignore[call-overload]
+
+
+def in_a_group(group: tl.TaskGroup, add: ActorMethod[[int], int]) -> None:
+    assert_type(add.remote(1), ObjectRef[int])
+    assert_type(group.remote(add), Callable[..., ObjectRef[int]])
+
+
+def with_handle(handle: ActorHandle[Account], proxy: ActorProxy[Account]) -> None:
+    assert_type(handle.add.remote("anything"), AnyResult)
+    assert_type(proxy.add.remote(2), AnyResult | ObjectRef[int])
+    assert_type(handle.untyped.remote(2), AnyResult)
+    assert_type(tl.get(handle.add.remote(2)), Any)
+    tl.kill(handle)
+    tl.kill(proxy, no_restart=False)
+    tl.kill(inc.remote(1))  # type: ignore[arg-type]
+
+
+@tl.remote
+def use(account: ActorProxy[Account], by: int) -> None: ...
+
+
+assert_type(use.remote(account, 1), ObjectRef[None])
+use.remote("account", 1)  # type: ignore[call-overload]
+
+
+async def call_account() -> None:
+    total: int = await account.add.remote(1)
+    loaded: bytes = await account.load.remote("/")
+    print(loaded)
+    wrong: bytes = await account.add.remote(1)  # type: ignore[assignment]
+    print(total, wrong)
+
+
+# -- streams --------------------------------------------------------------------------------------
+
+
+@tl.remote
+def lines(path: str, skip: int = 0) -> Iterator[str]:
+    yield path
+
+
+@tl.remote
+def pages(n: int) -> Generator[bytes, None, None]:
+    yield b""
+
+
+@tl.remote
+async def events(url: str) -> AsyncIterator[int]:
+    yield 1
+
+
+@tl.remote(backpressure=10, num_cpus=0.5)
+def limited(n: int) -> Iterator[float]:
+    yield 1.0
+
+
+@tl.remote(num_returns="streaming")
+def asked_for(n: int) -> Iterator[int]:
+    yield 1
+
+
+assert_type(lines.remote("/"), ObjectRefGenerator[str])
+assert_type(lines.remote(text.remote(1), skip=1), ObjectRefGenerator[str])
+assert_type(pages.remote(1), ObjectRefGenerator[bytes])
+assert_type(events.remote("/"), ObjectRefGenerator[int])
+assert_type(limited.remote(1), ObjectRefGenerator[float])
+assert_type(asked_for.remote(1), ObjectRefGenerator[int])
+assert_type(lines.options(backpressure=3).remote("/"), ObjectRefGenerator[str])
+assert_type(pages.options(num_cpus=2).remote(1), ObjectRefGenerator[bytes])
+assert_type(pages.options(num_returns=2).remote(1), list[ObjectRef[Any]])
+lines.remote(1)  # type: ignore[call-overload]
+lines.remote(inc.remote(1))  # type: ignore[arg-type]
+pages.options(backpressure="2")  # type: ignore[call-overload]
+for line in lines.remote("/"):
+    assert_type(line, ObjectRef[str])
+    assert_type(tl.get(line), str)
+assert_type(next(pages.remote(1)), ObjectRef[bytes])
+assert_type(pages.remote(1).completed(), ObjectRef[None])
+
+
+async def stream() -> None:
+    async for ref in events.remote("/"):
+        assert_type(await ref, int)
+    assert_type(await anext(lines.remote("/")), ObjectRef[str])
+    ready, _ = tl.wait([events.remote("/"), inc.remote(1)])
+    print(ready)
+    tl.cancel(events.remote("/"))
+
+
+def plain_items(n: int) -> Iterator[int]:
+    yield n
+
+
+class Feed:
+    @tl.method
+    def items(self, n: int) -> Iterator[int]:
+        yield n
+
+    @tl.method(backpressure=2)
+    async def aitems(self, n: int) -> AsyncIterator[str]:
+        yield ""
+
+    def untyped(self) -> Any:
+        yield 1
+
+
+with tl.TaskGroup() as tg:
+    assert_type(tg.remote(pages)(1), ObjectRefGenerator[bytes])
+    assert_type(tg.remote(plain_items)(1), ObjectRefGenerator[int])
+    tg.release(tg.remote(events)("/"))
+
+feed = tl.remote(Feed).remote()
+assert_type(feed.items.remote(1), AnyResult | ObjectRefGenerator[int])
+for item in feed.items.remote(1):
+    number: int = tl.get(item)
+feed.items.remote("1")  # type: ignore[call-overload]
+
+
+async def use_feed(handle: ActorHandle[Feed]) -> None:
+    async for ref in feed.aitems.remote(1):
+        value: str = await ref
+        print(value)
+    for other in handle.untyped.remote():
+        print(await other)

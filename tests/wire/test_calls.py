@@ -164,7 +164,7 @@ def test_large_plain_arguments_travel_beside_the_message(keeper: Keeper) -> None
     text = "x" * (INLINE_BYTES + 1)
     payload, holes, _, _ = encode_call((text, 1), {}, "f")
     assert isinstance(payload, Packed)
-    assert holes is None
+    assert not holes
     assert call(keeper, text, 1) == ((text, 1), {})
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from taskloom._spec import Function, FunctionKey, TaskSpec
+from taskloom._spec import Function, FunctionKey, Pace, TaskSpec
 from taskloom._wire import messages as m
 from taskloom._wire.frames import Message
-from taskloom._wire.known import MAX_FUNCTIONS, MAX_SPECS, Known
-from taskloom._wire.serialization import loads
+from taskloom._wire.known import (
+    FUNCTIONS_IN_USE,
+    MAX_FUNCTION_BYTES,
+    MAX_FUNCTIONS,
+    MAX_SPECS,
+    Known,
+)
+from taskloom._wire.serialization import dumps, loads
 
 
 def a_function(number: int) -> Function:
@@ -92,14 +99,37 @@ def test_a_worker_is_told_what_it_needs_to_run_a_spec() -> None:
     spec = a_spec(function, name="load", num_returns=2, request=(("CPU", 25_000),))
     (_, told) = Known().introduce_downwards(spec)
     assert told == (
-        m.SPEC, spec.number, function.key, "f1", "load", 2, False, 2, spec.request, True
+        m.SPEC, spec.number, function.key, "f1", "load", 2, False, 2, spec.request, True, False,
+        None, None,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("retries", "only_once"), [(0, True), (1, False), (-1, False)])
 def test_a_worker_is_told_whether_a_task_may_run_twice(retries: int, only_once: bool) -> None:
     (_, told) = Known().introduce_downwards(a_spec(a_function(1), max_retries=retries))
-    assert told[-1] is only_once
+    assert told[9] is only_once
+
+
+@pytest.mark.parametrize(
+    ("pace", "timed"),
+    [(None, False), (Pace(retry_delay_s=1.0), False), (Pace(timeout_s=1.0), True)],
+)
+def test_a_worker_is_told_whether_a_task_has_a_time_limit(pace: Pace | None, timed: bool) -> None:
+    (_, told) = Known().introduce_downwards(a_spec(a_function(1), pace=pace))
+    assert told[10] is timed
+
+
+@pytest.mark.parametrize("pace", [None, Pace(5.0, 1.0, 2.0, 0.5, True)])
+def test_the_driver_is_told_the_pace_of_what_a_worker_submits(pace: Pace | None) -> None:
+    (_, told) = Known().introduce_upwards(a_spec(a_function(1), pace=pace))
+    assert (Pace(*told[12]) if told[12] else None) == pace
+
+
+@pytest.mark.parametrize("limit", [None, 0, 3])
+def test_both_sides_are_told_of_a_stream_and_its_limit(limit: int | None) -> None:
+    spec = a_spec(a_function(1), stream=limit)
+    for introduce in WAYS:
+        assert introduce(Known(), spec)[1][-1] == limit
 
 
 @pytest.mark.parametrize(("units", "threads"), [(0, 1), (5_000, 1), (10_000, 1), (40_000, 4)])
@@ -120,7 +150,8 @@ def test_whether_to_retry_travels_as_it_is(introduce: Introduce, retry: bool) ->
 
 @pytest.mark.parametrize("introduce", WAYS)
 def test_the_classes_to_retry_travel_pickled_and_only_once(introduce: Introduce) -> None:
-    spec = a_spec(a_function(1), retry_exceptions=(ValueError, OSError))
+    classes = (ValueError, OSError)
+    spec = a_spec(a_function(1), retry_exceptions=classes, retry_blob=dumps(classes))
     (_, told) = introduce(Known(), spec)
     (blob,) = [part for part in told[6:] if isinstance(part, bytes)]
     assert loads(blob) == (ValueError, OSError)
@@ -168,6 +199,29 @@ def test_a_program_that_makes_functions_without_end_needs_bounded_memory(
 
 
 @pytest.mark.parametrize("introduce", WAYS)
+def test_large_functions_are_forgotten_sooner_but_none_that_may_be_queued_FAULTS_48(
+    introduce: Introduce,
+) -> None:
+    known, peer = Known(), Peer()
+    size = MAX_FUNCTION_BYTES // (FUNCTIONS_IN_USE + 50)
+    specs = [
+        a_spec(replace(a_function(number), blob=bytes(size))) for number in range(MAX_FUNCTIONS)
+    ]
+    for spec in specs:
+        peer.hear(introduce(known, spec))
+        assert sum(map(len, peer.functions.values())) <= MAX_FUNCTION_BYTES
+    assert len(peer.functions) == FUNCTIONS_IN_USE + 50
+
+    huge = [a_spec(replace(a_function(-n), blob=bytes(4 * size))) for n in range(1, 300)]
+    for spec in huge:
+        peer.hear(introduce(known, spec))
+    assert set(peer.functions) == {s.function.key for s in huge[-FUNCTIONS_IN_USE:]}
+    for number in range(MAX_FUNCTIONS):  # small ones push the large ones out again
+        peer.hear(introduce(known, a_spec(a_function(1000 + number))))
+    assert len(peer.functions) == MAX_FUNCTIONS
+
+
+@pytest.mark.parametrize("introduce", WAYS)
 def test_what_was_forgotten_is_told_again(introduce: Introduce) -> None:
     known, peer, first = Known(), Peer(), a_spec(a_function(0))
     peer.hear(introduce(known, first))
@@ -176,3 +230,8 @@ def test_what_was_forgotten_is_told_again(introduce: Introduce) -> None:
     assert first.number not in peer.specs
     peer.hear(introduce(known, first))
     assert peer.specs[first.number] == first.function.key
+
+
+def test_no_two_messages_have_the_same_number() -> None:
+    numbers = [number for name, number in vars(m).items() if name.isupper()]
+    assert len(numbers) == len(set(numbers)) > 20

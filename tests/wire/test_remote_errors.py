@@ -16,14 +16,11 @@ import cloudpickle
 import pytest
 
 from taskloom import exceptions
-from taskloom._wire.remote_errors import (
-    MAX_TEXT_BYTES,
-    Failure,
-    capture,
-    system_failure,
-    weight,
-)
-from taskloom.exceptions import INPUT_FAILED, RayTaskError
+from taskloom._task_error import INPUT_FAILED
+from taskloom._wire.careful import weight
+from taskloom._wire.error_text import MAX_TEXT_BYTES
+from taskloom._wire.remote_errors import Failure, cancelled_failure, capture, system_failure
+from taskloom.exceptions import RayTaskError
 
 send = functools.partial(
     capture, function_name="f", pid=7, dumps=cloudpickle.dumps, loads=cloudpickle.loads
@@ -514,3 +511,14 @@ def test_weight_stops_counting_early():
     assert weight(endless, 1000) < 1000
     assert weight(b"x" * 5000, 1000) >= 5000
     assert 1000 < weight([0] * 10**6, 1000)
+
+
+def test_the_fast_way_to_a_cancelled_failure_makes_the_same_as_the_plain_one():
+    for task_id in ("ab" * 24, "cd" * 24, "??" * 24, "short"):
+        fast = cancelled_failure(task_id)
+        plain = system_failure(exceptions.TaskCancelledError(task_id))
+        assert fast.cancelled
+        assert plain.cancelled
+        one, other = fast.revive(), plain.revive()
+        assert type(one) is type(other) is exceptions.TaskCancelledError
+        assert (one.args, str(one), vars(one)) == (other.args, str(other), vars(other))

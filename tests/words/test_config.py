@@ -13,17 +13,13 @@ from taskloom import _config
 from taskloom._config import (
     MAX_OBJECT_STORE_BYTES,
     MIN_OBJECT_STORE_BYTES,
-    check_address,
     env,
     env_flag,
-    find_gpus,
     make_config,
-    usable_cpus,
-    usable_memory_bytes,
 )
+from taskloom._machine import find_gpus, usable_cpus, usable_memory_bytes
 
 RAY_ARGUMENTS = [
-    "address",
     "num_cpus",
     "num_gpus",
     "resources",
@@ -123,7 +119,6 @@ def test_an_unknown_argument_is_named():
         ({"max_extra_workers": -1}, ValueError),
         ({"max_extra_workers": 1.5}, TypeError),
         ({"await_cancels": 1}, TypeError),
-        ({"address": 5}, TypeError),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments, error):
@@ -174,33 +169,6 @@ def test_a_namespace_that_is_not_given_is_nobodys_else():
 def test_a_config_cannot_be_changed():
     with pytest.raises(AttributeError):
         make_config().num_cpus = 3
-
-
-# -- addresses ------------------------------------------------------------------------------------
-
-
-def test_none_and_local_mean_the_engine_in_this_process(monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "ray://somewhere:10001")  # a cluster of Ray's is not ours
-    check_address(None)
-    check_address("local")
-
-
-@pytest.mark.parametrize(
-    ("address", "error"),
-    [
-        ("auto", ConnectionError),
-        ("ray://host:10001", NotImplementedError),
-        ("ray", NotImplementedError),
-        ("dask://host:1", NotImplementedError),
-        ("127.0.0.1:6379", ValueError),
-    ],
-)
-def test_other_addresses_are_refused(address, error, monkeypatch):
-    with pytest.raises(error, match="address"):
-        make_config(address=address)
-    monkeypatch.setenv("TASKLOOM_ADDRESS", address)
-    with pytest.raises(error, match="address"):
-        make_config()
 
 
 # -- the environment ------------------------------------------------------------------------------

@@ -13,14 +13,17 @@ from taskloom._ids import MAX_RETURNS
 from taskloom._options import (
     TASK_OPTIONS,
     UNITS_PER_RESOURCE,
+    check_pauses,
     count_returns,
     default_max_retries,
     from_units,
     make_request,
     option_value,
+    stream_limit,
     to_units,
     validate_task_options,
 )
+from taskloom.exceptions import RayDeprecationWarning
 
 
 class NodeAffinitySchedulingStrategy:
@@ -33,10 +36,14 @@ GOOD = {
     "memory": [None, 0, 10**12, 1.5e9],
     "resources": [None, {}, {"db": 1, "disk": 0.5}],
     "name": [None, "x"],
-    "num_returns": [None, 0, 1, 5, MAX_RETURNS, "streaming", "dynamic"],
+    "num_returns": [None, 0, 1, 5, MAX_RETURNS, "streaming"],
     "max_retries": [None, -1, 0, 3],
     "retry_exceptions": [True, False, [ValueError], (ValueError, OSError), []],
     "priority": [0, -5, 10],
+    "timeout": [None, 0.001, 1, 1e12],
+    "retry_delay": [None, 0, 0.5, 1e12],
+    "retry_backoff": [None, 1, 2.5],
+    "retry_jitter": [None, 0, 0.3, 1],
     "max_calls": [None, 0],
     "runtime_env": [None, {}],
     "scheduling_strategy": [None, "DEFAULT", "SPREAD"],
@@ -49,7 +56,8 @@ GOOD = {
     "placement_group_bundle_index": [-1],
     "placement_group_capture_child_tasks": [None, True],
     "_labels": [None, {"a": "b"}],
-    "_generator_backpressure_num_objects": [None, -1],
+    "backpressure": [None, -1, 1, 100],
+    "_generator_backpressure_num_objects": [None, -1, 1],
     "_num_objects_per_yield": [1],
 }
 BAD = [
@@ -86,6 +94,30 @@ BAD = [
     ("retry_exceptions", [KeyboardInterrupt], ValueError),
     ("priority", "high", TypeError),
     ("priority", None, TypeError),
+    ("timeout", "1", TypeError),
+    ("timeout", True, TypeError),
+    ("timeout", 0, ValueError),
+    ("timeout", 10**400, ValueError),
+    ("retry_delay", 10**400, ValueError),
+    ("retry_backoff", 10**400, ValueError),
+    ("timeout", -1, ValueError),
+    ("timeout", math.nan, ValueError),
+    ("timeout", math.inf, ValueError),
+    ("retry_delay", "1", TypeError),
+    ("retry_delay", True, TypeError),
+    ("retry_delay", -0.1, ValueError),
+    ("retry_delay", math.nan, ValueError),
+    ("retry_delay", math.inf, ValueError),
+    ("retry_backoff", [2], TypeError),
+    ("retry_backoff", False, TypeError),
+    ("retry_backoff", 0.9, ValueError),
+    ("retry_backoff", math.nan, ValueError),
+    ("retry_backoff", math.inf, ValueError),
+    ("retry_jitter", "some", TypeError),
+    ("retry_jitter", True, TypeError),
+    ("retry_jitter", -0.1, ValueError),
+    ("retry_jitter", 1.1, ValueError),
+    ("retry_jitter", math.nan, ValueError),
     ("max_calls", "1", TypeError),
     ("max_calls", -1, ValueError),
     ("max_calls", 1, NotImplementedError),
@@ -105,8 +137,10 @@ BAD = [
     ("placement_group_bundle_index", None, TypeError),
     ("placement_group_capture_child_tasks", "yes", TypeError),
     ("_labels", "a", TypeError),
+    ("backpressure", 0, ValueError),
+    ("backpressure", -2, ValueError),
+    ("backpressure", 1.0, TypeError),
     ("_generator_backpressure_num_objects", 0, ValueError),
-    ("_generator_backpressure_num_objects", 1, NotImplementedError),
     ("_generator_backpressure_num_objects", "1", TypeError),
     ("_num_objects_per_yield", 2, NotImplementedError),
     ("_num_objects_per_yield", "2", TypeError),
@@ -144,12 +178,20 @@ def test_defaults_are_good_values_themselves():
         check(**{name: option.default})
 
 
+def test_what_shapes_a_pause_needs_one():
+    for name in ("retry_backoff", "retry_jitter"):
+        with pytest.raises(ValueError, match=f"'{name}' needs 'retry_delay'"):
+            check_pauses({name: 1})
+        check_pauses({name: 1, "retry_delay": 0})
+        check_pauses({name: None})
+
+
 def test_a_wrong_type_is_told_in_rays_words():
     with pytest.raises(TypeError, match="The type of keyword 'num_cpus' must be"):
         check(num_cpus="two")
 
 
-@pytest.mark.parametrize("name", ["num_cpu", "timeout", "retry_delay", "max_restarts"])
+@pytest.mark.parametrize("name", ["num_cpu", "time_out", "retry_delays", "max_restarts"])
 def test_an_unknown_option_is_refused_with_the_list_of_all(name):
     with pytest.raises(ValueError) as caught:
         check(**{name: 1})
@@ -229,18 +271,44 @@ def test_the_number_of_results():
 
 
 @pytest.mark.parametrize("stream", ["streaming", "dynamic"])
+@pytest.mark.filterwarnings("ignore::taskloom.exceptions.RayDeprecationWarning")
 def test_streams_are_for_generator_functions(stream):
     with pytest.raises(ValueError, match="generator"):
         count_returns(stream, is_generator=False)
-    with pytest.raises(NotImplementedError):
-        count_returns(stream, is_generator=True)
     with pytest.raises(ValueError, match="generator"):
         validate_task_options({"num_returns": stream}, in_options_call=True, is_generator=False)
+    assert count_returns(stream, is_generator=True) == 1
+    assert stream_limit({"num_returns": stream}, is_generator=True) == 0
 
 
-def test_a_generator_without_a_number_would_be_a_stream():
-    with pytest.raises(NotImplementedError):
-        count_returns(None, is_generator=True)
+def test_a_generator_without_a_number_is_a_stream_and_with_one_is_none():
+    assert stream_limit({}, is_generator=True) == 0
+    assert stream_limit({"num_returns": None}, is_generator=True) == 0
+    assert stream_limit({"num_returns": 2}, is_generator=True) is None
+    assert stream_limit({}, is_generator=False) is None
+
+
+def test_the_limit_of_a_stream_has_two_names_and_one_value():
+    for name in ("backpressure", "_generator_backpressure_num_objects"):
+        assert stream_limit({name: 3}, is_generator=True) == 3
+        assert stream_limit({name: -1}, is_generator=True) == 0
+    both = {"backpressure": 3, "_generator_backpressure_num_objects": 3}
+    assert stream_limit(both, is_generator=True) == 3
+    with pytest.raises(ValueError, match="the same option"):
+        stream_limit({**both, "backpressure": 4}, is_generator=True)
+
+
+def test_a_limit_without_a_stream_is_refused():
+    with pytest.raises(ValueError, match="streams"):
+        stream_limit({"backpressure": 3}, is_generator=False)
+    with pytest.raises(ValueError, match="streams"):
+        stream_limit({"backpressure": 3, "num_returns": 2}, is_generator=True)
+
+
+def test_the_deprecated_kind_of_stream_warns_at_the_line_that_asks_for_it_GEN_9():
+    with pytest.warns(RayDeprecationWarning, match="streaming") as caught:
+        check(num_returns="dynamic")
+    assert caught[0].filename == __file__
 
 
 # -- what a call asks for -------------------------------------------------------------------------

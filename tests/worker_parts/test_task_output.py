@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -60,6 +61,46 @@ def stream() -> Iterator[Stream]:
 def test_a_line_arrives_with_the_name_of_the_task_that_printed_it(stream: Stream) -> None:
     stream.says("load", "hello")
     assert stream.arrived() == [("load", "hello")]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda text: print("word", end="", file=text),
+        lambda text: text.write("word"),
+        lambda text: text.writelines(["wo", "rd"]),
+        lambda text: text.buffer.write(b"word"),
+        lambda text: text.buffer.writelines([b"wo", b"rd"]),
+        lambda text: text.buffer.raw.write(b"word"),
+    ],
+    ids=["print", "write", "writelines", "buffer", "buffer lines", "raw"],
+)
+def test_a_word_without_a_newline_is_flushed_however_it_was_written(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, write: Callable[[Any], object]
+) -> None:
+    monkeypatch.setattr(stream.output, "_out", stream.text)
+    monkeypatch.setattr(sys, "stdout", stream.text)
+    monkeypatch.setattr(sys, "stderr", stream.output._err)
+    stream.output.flush()
+    for _ in range(2):  # a flush that found something to do does not end the watch
+        stream.output.task = "spell"
+        write(stream.text)
+        stream.output.flush()
+        assert stream.arrived() == [("spell", "word")]
+
+
+def test_a_stream_that_takes_the_place_of_ours_is_flushed_too(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+
+    class Own:
+        def flush(self) -> None:
+            flushed.append("own")
+
+    monkeypatch.setattr(sys, "stdout", Own())
+    stream.output.flush()
+    assert flushed == ["own"]
 
 
 def test_the_next_task_has_its_own_name(stream: Stream) -> None:
@@ -206,7 +247,7 @@ def test_a_long_line_arrives_in_pieces_and_nothing_is_lost(stream: Stream, size:
 
 def test_a_long_line_without_an_end_is_not_kept_in_memory(stream: Stream) -> None:
     read_all(stream, lambda: stream.print("x" * 1_000_000, end=""))
-    assert len(stream.pipe._rest) <= MAX_LINE_BYTES
+    assert len(stream.pipe.rest) <= MAX_LINE_BYTES
 
 
 def test_the_next_task_is_named_after_a_long_line_without_an_end(stream: Stream) -> None:
