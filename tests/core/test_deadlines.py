@@ -294,6 +294,18 @@ def test_the_children_of_what_was_too_slow_are_cancelled_also_those_it_still_sub
     assert [node.state for node in (child, grandchild, late)] == [S.CANCELLED] * 3
 
 
+@pytest.mark.parametrize("pace", [TEN_S, AGAIN])
+def test_what_is_too_slow_is_told_before_its_children_end(pace: Pace) -> None:
+    """A task that waits for its child hears its own end, not the child's."""
+    core = Core(starts_workers=True)
+    a = begun(core, core.submit(retries=1, pace=pace))
+    child = core.submit(parent=a)
+    core.wait(10)
+    verbs = core.outbox.verbs
+    told = next(i for i, verb in enumerate(verbs) if verb[0] == "interrupt" and verb[2] == a.seq)
+    assert told < verbs.index(("resolve", child.outputs[0]))
+
+
 def test_a_limit_that_is_not_to_be_retried_is_not() -> None:
     core, _ = one_worker()
     a = begun(core, core.submit(retries=3, pace=TEN_S))

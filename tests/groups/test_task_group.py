@@ -261,7 +261,9 @@ async def test_an_error_that_the_body_got_in_a_group_of_its_own_is_there_once(tl
     with pytest.raises(ExceptionGroup) as caught:
         async with tl.TaskGroup(), asyncio.TaskGroup() as inner:
             inner.create_task(wait_for(fail.remote()))
-    assert message_tree(caught.value) == [["no"]]
+    # In the inner group if its task got the error, or without it if the member had failed before
+    # that task began to wait: then the body was cancelled, and its group with it.
+    assert message_tree(caught.value) in ([["no"]], ["no"])
 
 
 async def test_an_error_that_the_body_awaited_is_there_once(tl):

@@ -156,13 +156,14 @@ class Deadlines:
             self._strike(node, again=pace.retries_timeouts and may_retry(node))
 
     def _strike(self, node: Node, *, again: bool) -> None:
-        self._loom.cancel_children(node)
         if again:
             node.overdue = True
             self._loom.tell_to_stop(node, force=False)
         else:
             node.cancel_asked = True  # its children: those that it still submits, too
             self._loom.fail_and_stop(node, self._loom.outbox.timed_out(node), "timed out")
+        # After that: a task that waits for a child hears its own end before the child's.
+        self._loom.cancel_children(node)
 
     # -- who does not listen ------------------------------------------------------------------
 
