@@ -35,7 +35,7 @@ from taskloom.backends.cluster_driver import (
 from taskloom.backends.ray_actors import RayActors
 from taskloom.backends.ray_errors import failure_from_ray
 from taskloom.backends.ray_options import PackedJob, options_of, pack_job, pack_spec
-from taskloom.backends.ray_streams import RayStream
+from taskloom.backends.ray_streams import RayStream, refuse_through_client
 from taskloom.backends.ray_worker import LoopHost, make_batch, make_generator, make_task
 from taskloom.exceptions import GetTimeoutError
 
@@ -145,6 +145,7 @@ class RayDriver:
 
     def stream(self, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Stream:
         """One streaming generator of Ray's."""
+        refuse_through_client()
         if spec.is_coroutine and not spec.request:
             options: dict[str, Any] = {"num_returns": "streaming", "name": spec.name}
             if spec.stream:
@@ -227,6 +228,7 @@ class RayDriver:
         self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]
     ) -> Stream:
         """The same for a generator method."""
+        refuse_through_client()
         return RayStream(self.actors.stream(actor, spec, job, fills))
 
     def kill_actor(self, actor: ActorHome, *, no_restart: bool) -> None:

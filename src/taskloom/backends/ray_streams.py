@@ -16,6 +16,19 @@ from taskloom.backends.ray_errors import failure_from_ray
 Told = Callable[[Handle | Failure | None], None]
 
 
+def refuse_through_client() -> None:
+    """Ray's client has no streaming generators.
+
+    Raises:
+        NotImplementedError: this program is connected through it.
+    """
+    if ray.util.client.ray.is_connected():
+        raise NotImplementedError(
+            "Ray's client (ray://host:port) has no streams: connect to the cluster itself with "
+            "taskloom.init('ray+gcs://host:6379'), from one of its machines"
+        )
+
+
 class RayStream:
     """See :class:`taskloom.backends.cluster_driver.Stream`.
 
