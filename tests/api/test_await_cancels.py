@@ -107,3 +107,34 @@ def test_it_can_be_switched_off(fresh, tmp_path):
         asyncio.run(main())
         gate.open()
         assert eventually(done.exists, 20)
+
+
+def test_an_error_that_comes_instead_of_the_cancel_is_not_printed_as_unseen(run_driver, tmp_path):
+    done = run_driver(
+        f"""
+import asyncio, os, time
+import taskloom
+
+@taskloom.remote
+def fail_late(path, text):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    raise ValueError(text)
+
+async def main():
+    given_up = fail_late.remote({str(tmp_path / "go")!r}, "given up")
+    try:
+        await asyncio.wait_for(given_up, 0.2)
+    except TimeoutError:
+        pass
+    forgotten = fail_late.remote({str(tmp_path / "go")!r}, "forgotten")
+    open({str(tmp_path / "go")!r}, "w").close()
+    taskloom.wait([given_up, forgotten], num_returns=2)
+
+with taskloom.init(num_cpus=2):
+    asyncio.run(main())
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ValueError: forgotten" in done.stderr
+    assert "given up" not in done.stderr

@@ -223,16 +223,6 @@ def test_a_cancelled_call_is_not_reported_as_an_error_that_nobody_saw(core: Core
     assert core.outbox.said("report_unseen") == []
 
 
-def test_an_error_that_came_before_the_cancel_of_an_abandoned_call_is_not_reported(
-    core: Core,
-) -> None:
-    a = core.submit()
-    a.outputs[0].abandoned = True
-    core.fail(a)
-    core.drop(a)
-    assert core.outbox.said("report_unseen") == []
-
-
 def test_an_error_that_was_looked_at_is_not_reported(core: Core) -> None:
     a = core.submit()
     core.fail(a)

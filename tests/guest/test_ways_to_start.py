@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import zipapp
 from pathlib import Path
@@ -153,7 +154,9 @@ def _expect(done) -> None:
     assert first.startswith("(teller pid=")
     assert first.endswith(") said")
     assert second == ANSWERS
-    assert done.stderr == ""
+    # On a busy machine asyncio's debug mode has something to say.
+    slow = re.compile(r".*Executing <Handle .*> took [0-9.]+ seconds\n")
+    assert slow.sub("", done.stderr) == ""
 
 
 def test_a_session_is_refused_at_the_interpreters_very_end_FAULTS_26(run_driver):

@@ -106,6 +106,9 @@ def test_named_actors_are_found_here_and_in_tasks():
         taskloom.get(counter.add.remote(), timeout=30)
     with pytest.raises(ValueError, match="shared"):
         taskloom.get_actor("shared")
+    again = Counter.options(name="shared").remote(5)  # the name is free
+    assert taskloom.get(again.add.remote(), timeout=60) == 6
+    taskloom.kill(again)
     with pytest.raises(ValueError, match="nobody"):
         taskloom.get_actor("nobody")
 

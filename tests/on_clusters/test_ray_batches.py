@@ -221,13 +221,17 @@ def test_a_worker_that_dies_costs_the_others_nothing(tmp_path, batches):
     assert batches
 
 
-def test_short_calls_begin_in_the_order_of_their_submission():
+def test_the_short_calls_of_a_batch_begin_in_the_order_of_their_submission():
     @taskloom.remote
     def stamp():
-        return time.monotonic(), os.getpid()
+        import ray
+
+        return time.monotonic(), ray.get_runtime_context().get_task_id()
 
     known_as_short(stamp)
     found = taskloom.get([stamp.remote() for _ in range(500)])
-    for pid in {pid for _, pid in found}:
-        mine = [at for at, other in found if other == pid]
+    batches = {batch for _, batch in found}
+    assert len(batches) < 500
+    for batch in batches:  # which of them begins first is Ray's business
+        mine = [at for at, other in found if other == batch]
         assert all(a <= b for a, b in pairwise(mine))

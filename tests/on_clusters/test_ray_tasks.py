@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 import time
 from contextvars import ContextVar
 
 import pytest
+from tests.gates import eventually
 
 import taskloom
 from taskloom.exceptions import (
@@ -470,3 +472,28 @@ def test_closing_a_stream_ends_its_task():
     stream.close()
     with pytest.raises(StopIteration):
         next(stream)
+
+
+def test_an_error_that_nobody_looked_at_is_printed_once_by_the_last_that_has_it(capfd):
+    @taskloom.remote
+    def broken(text):
+        raise ValueError(text)
+
+    @taskloom.remote
+    def after(value):
+        return value
+
+    def told() -> str:
+        gc.collect()
+        taskloom.get(after.remote(1))  # the next call prints what there is to tell
+        return str(capfd.readouterr().err)
+
+    with pytest.raises(ValueError, match="somebody looked"):
+        taskloom.get(after.remote(broken.remote("somebody looked")), timeout=60)
+    taskloom.wait([after.remote(broken.remote("nobody looked"))], timeout=60)
+    text = [told()]
+    assert eventually(lambda: text.append(told()) or "Unhandled error" in "".join(text), 60)
+    text.append(told())
+    assert "".join(text).count("Unhandled error") == 1
+    assert "ValueError: nobody looked" in "".join(text)
+    assert "somebody looked" not in "".join(text)

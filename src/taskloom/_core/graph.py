@@ -229,9 +229,7 @@ class Graph:
             self.objects.pop(current.key, None)
             if type(current) is not ObjectRecord:
                 self.forgotten.append(cast("ActorRecord", current))
-            if current.failed and not (
-                current.seen or current.outcome.cancelled or current.abandoned
-            ):
+            if current.failed and not current.seen and not current.outcome.cancelled:
                 self._report_unseen(current, "")
             inner, current.contains = current.contains, ()
             for member in inner:

@@ -66,9 +66,7 @@ class ObjectRecord:
         self.dependents: list[Node] | None = None
         self.waiters: dict[Waiter, None] | None = None  # in the order of their coming
         self.contains: tuple[ObjectRecord, ...] = ()
-        # An await of it was cancelled: see ``Reactor.schedule``.  An error that was just on its way
-        # is nobody's news either.
-        self.abandoned = False
+        self.abandoned = False  # an await of it was cancelled: see ``Reactor.schedule``
         self.seen = False  # somebody has looked at the error, so nobody need be told
 
 

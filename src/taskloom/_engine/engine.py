@@ -210,6 +210,7 @@ class Engine:
     def abandon(self, record: ObjectRecord) -> None:
         if self._config.await_cancels:
             record.abandoned = True
+            record.seen = True  # also an error that is just on its way
 
     def cancel(self, entry: tuple[int, bool, bool]) -> None:
         key, force, recursive = entry

@@ -405,7 +405,7 @@ class ClusterBackend:
                 failure = self.unheard.popleft()
             except IndexError:
                 return  # another thread was faster
-            if not self.facts.ignore_unheard and not failure.cancelled and not failure.inherited:
+            if not self.facts.ignore_unheard and not failure.cancelled:
                 print(
                     "Unhandled error (suppress with 'RAY_IGNORE_UNHANDLED_ERRORS=1'): "
                     f"{failure.revive()}",

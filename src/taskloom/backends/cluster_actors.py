@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, Final
 
 from taskloom import _ids
 from taskloom._spec import TaskSpec
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from taskloom.backends.cluster import ClusterBackend
 
 
+KILLED_S: Final = 10.0
+"""How long a cluster may take to free the name of an actor that was killed."""
+
+
 class ClusterActors:
     """The actors that a process knows, by key.
 
@@ -27,6 +32,8 @@ class ClusterActors:
     def __init__(self, home: ClusterBackend) -> None:
         self._home = home
         self._known: dict[int, bytes] = {}  # manifests of those this process has made or met
+        # The cluster may take its time; for this process they are dead when ``kill`` returns.
+        self._killed: set[int] = set()
 
     def create(
         self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
@@ -36,18 +43,26 @@ class ClusterActors:
         assert facts is not None
         home.check_open()
         home.driver.check(spec)
-        if facts.name and (found := home.driver.find_actor(facts.namespace, facts.name)):
+        found = home.driver.find_actor(facts.namespace, facts.name) if facts.name else None
+        if found is not None and found.key not in self._killed:
             return FoundActor(found.key, found.manifest)
         job, inputs = home.calls.encode(spec, args, kwargs)
         key = _ids.object_of(_ids.TaskKey(job.task), 0)
-        made = home.driver.create_actor(spec, job, [home.calls.fill(record) for record in inputs])
-        if isinstance(made, FoundActor):
-            return made
+        fills = [home.calls.fill(record) for record in inputs]
+        made = home.driver.create_actor(spec, job, fills)
+        until = monotonic() + KILLED_S
+        while isinstance(made, FoundActor):
+            if made.key not in self._killed or monotonic() > until:
+                return made
+            sleep(0.02)  # its name is not free yet
+            made = home.driver.create_actor(spec, job, fills)
         record = home.objects.new_there(key, Place(value=made))
         self._known[key] = facts.manifest
         return FoundActor(key, facts.manifest, home.ref_of(record))
 
     def _actor(self, key: int) -> ActorHome | None:
+        if key in self._killed:
+            return None
         record = self._home.objects.by_key.get(key)
         if record is not None and record.state == State.THERE and record.place is not None:
             actor = record.place.value
@@ -80,7 +95,9 @@ class ClusterActors:
         actor = self._actor(key)
         if actor is not None:
             self._home.driver.kill_actor(actor, no_restart=no_restart)
-        elif key not in self._known:
+            if no_restart:
+                self._killed.add(key)
+        elif key not in self._known and key not in self._killed:
             raise ActorHandleNotFoundError("the actor of this handle is not known any more")
 
     def answer(self, name: str, content: Any) -> Any:
@@ -88,7 +105,9 @@ class ClusterActors:
         home = self._home
         if name == "find":
             found = home.driver.find_actor(*content)
-            return () if found is None else (found.key, found.manifest)
+            if found is None or found.key in self._killed:
+                return ()
+            return found.key, found.manifest
         if name == "list":
             return home.driver.list_actors(content)
         if name == "pending":
@@ -105,9 +124,11 @@ class ClusterActors:
 
     def _gone(self, key: int) -> Failure:
         actor_id = _ids.actor_bytes(self._home.session_id, key).hex()
+        killed = key in self._killed
+        why = "it was killed" if killed else "all handles that keep it alive were gone"
         return system_failure(
             ActorDiedError(
-                f"The actor {actor_id} is dead: all handles that keep it alive were gone.",
+                f"The actor {actor_id} is dead: {why}.",
                 actor_id=actor_id,
             )
         )

@@ -125,7 +125,7 @@ class Batches:
                 self._let_all_go()
             return False
         pending = [record for record in inputs if record.state == State.PENDING]
-        call.job, call.inputs = job, inputs
+        call.job = job
         with self._changed:
             if not pending and not self._queue and len(self._calls.running) < self._slots:
                 return False  # there is room: alone it is there sooner
@@ -273,8 +273,6 @@ class Batches:
         for call in calls:
             failed = next((f for record in call.inputs if (f := record.failure)), None)
             if failed is not None:
-                for record in call.inputs:
-                    record.heard = True  # the dependent tells of it
                 self._calls.on_receipt(call, failed.inherit())
                 continue
             fills: list[Any] = []

@@ -141,11 +141,12 @@ class Calls:
             self._checked.add(spec.number)
         job, inputs = self.encode(spec, args, kwargs)
         for record in inputs:
+            record.heard = True  # the dependent tells of an error
             if failure is None and (inner := record.failure) is not None:
-                record.heard = True  # the dependent tells of it
                 failure = inner.inherit()
         call = Call(job.task, spec)
         call.actor, call.keeps = actor, keeps
+        call.inputs = inputs
         records = [self._objects.new(key) for key in call.outputs]
         group = home.open_group_of_caller()
         if group is not None:
