@@ -142,7 +142,7 @@ def init(
         config = make_config(**arguments)
         # Loaded here: a program that only imports remote functions needs no engine.
         if where.kind == "local":
-            name = "inline" if config.local_mode else "local"
+            name = "inline" if config.local_mode else "local_start"
             backend = import_module(f"taskloom.backends.{name}").start(config)
         else:
             module = import_module(f"taskloom.backends.{where.kind}")

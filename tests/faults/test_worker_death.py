@@ -430,9 +430,9 @@ say(eventually(lambda: ray.available_resources().get("CPU") == 2.0))
 
 def test_a_zygote_that_dies_at_birth_is_replaced(drive):
     lines = drive("""
-from taskloom._pool import zygote_handle
+from taskloom._pool import zygote_process
 
-start, born = zygote_handle._start, []
+start, born = zygote_process._start, []
 
 def stillborn(*args):
     process = start(*args)
@@ -444,23 +444,46 @@ def stillborn(*args):
 
 ray.init(num_cpus=2)
 say(ray.get(good.remote(1)))
-zygote_handle._start = stillborn
+zygote_process._start = stillborn
 kill_zygote()
 say(ray.get(steady.remote(2), timeout=20), eventually(lambda: len(born) == 3))
 """)
     assert lines == [[1], [2, True]]
 
 
+def test_an_engine_that_cannot_be_loaded_leaves_no_process_and_no_thread(drive):
+    lines = drive("""
+import glob, threading
+from taskloom.backends import local_start
+
+def interrupted(name):
+    raise KeyboardInterrupt
+
+def children():
+    return "".join(open(path).read() for path in glob.glob("/proc/self/task/*/children"))
+
+load, local_start.import_module = local_start.import_module, interrupted
+try:
+    ray.init(num_cpus=1)
+except KeyboardInterrupt:
+    say([thread.name for thread in threading.enumerate()], children())
+local_start.import_module = load
+ray.init(num_cpus=1)
+say(ray.get(good.remote(1)))
+""")
+    assert lines == [[["MainThread"], ""], [1]]
+
+
 def test_a_zygote_that_cannot_be_replaced_is_the_error_of_all_that_waits(drive):
     lines = drive("""
-from taskloom._pool import zygote_handle
+from taskloom._pool import zygote_process
 
 def out_of_descriptors(*_):
     raise OSError(24, "Too many open files")
 
 ray.init(num_cpus=2)
 say(ray.get(good.remote(1)))
-zygote_handle._start = out_of_descriptors
+zygote_process._start = out_of_descriptors
 kill_zygote()
 say(eventually(lambda: outcome(steady.remote(2)) != 2), outcome(steady.remote(2)))
 """)

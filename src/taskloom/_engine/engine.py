@@ -40,7 +40,7 @@ from taskloom._engine.waiters import Gatherer, Sleepers, Waiter, Wakeups, attach
 from taskloom._memory import MemoryReport
 from taskloom._pool.pool import Pool
 from taskloom._pool.process import WorkerProcess
-from taskloom._pool.zygote_handle import Surroundings
+from taskloom._pool.zygote_process import Surroundings, ZygoteProcess
 from taskloom._wire import messages as m
 from taskloom._wire.frames import Message
 from taskloom._wire.remote_errors import Failure, cancelled_failure, system_failure
@@ -119,9 +119,9 @@ class Engine:
 
     # -- life ---------------------------------------------------------------------------------
 
-    def start_processes(self) -> None:
-        """Start the zygote and the first workers; needs no loop yet."""
-        self._pool.start_zygote()
+    def start_processes(self, zygote: ZygoteProcess) -> None:
+        """Start the first workers from a new zygote; needs no loop yet."""
+        self._pool.start_zygote(zygote)
         self._pool.start_workers(WorkerKind.PROCESS, min(FIRST_WORKERS, int(self._config.num_cpus)))
 
     def attach(self, loop: AbstractEventLoop) -> None:

@@ -41,6 +41,7 @@ class Portal:
         self.closed: str | None = None  # why nothing can be posted any more
         self.thread_id = 0  # the loop's thread
         self._finished = False  # its engine has ended
+        self._read_fd = self._write_fd = -1  # none, should there be none left
         if hasattr(os, "eventfd"):
             self._read_fd = self._write_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         else:
@@ -151,7 +152,7 @@ class Portal:
 
     def __del__(self) -> None:
         # Not earlier: a thread in the middle of a post may be about to write to it.
-        for fd in {self._read_fd, self._write_fd}:
+        for fd in {self._read_fd, self._write_fd} - {-1}:
             os.close(fd)
 
     def serve_until(self, finished: Callable[[], bool]) -> None:

@@ -15,7 +15,8 @@ from taskloom._config import Config
 from taskloom._core.node import WorkerKind, WorkerRecord
 from taskloom._pool.process import Owner, WorkerProcess
 from taskloom._pool.starts import FailedStarts
-from taskloom._pool.zygote_handle import Surroundings, ZygoteHandle
+from taskloom._pool.zygote_handle import ZygoteHandle
+from taskloom._pool.zygote_process import Surroundings, ZygoteProcess
 from taskloom._store.arena import Arena, anonymous_file
 from taskloom._wire.frames import Message
 from taskloom._wire.zygote_orders import (
@@ -96,7 +97,12 @@ class Pool:
 
     # -- starting -----------------------------------------------------------------------------
 
-    def start_zygote(self) -> None:
+    def start_zygote(self, process: ZygoteProcess | None = None) -> None:
+        """Have a zygote at work: ``process``, or a new one.
+
+        Raises:
+            OSError: there is no descriptor or process left for it.
+        """
         facts = dict(
             self._facts,
             page_bytes=PAGE_BYTES,
@@ -104,7 +110,7 @@ class Pool:
             driver_pid=os.getpid(),
         )
         fds = (self._page_fd, self._arena.fd)
-        self._zygote = ZygoteHandle(facts, self._surroundings, fds)
+        self._zygote = ZygoteHandle(process or ZygoteProcess(self._surroundings), facts, fds)
         if self._loop is not None:
             self._watch_zygote(self._loop)
 

@@ -16,13 +16,10 @@ from taskloom._config import Config
 from taskloom._core.node import Node, ObjectRecord
 from taskloom._engine.backlog import LOOK_EVERY
 from taskloom._engine.engine import Engine
-from taskloom._engine.green_threads import refuse_green_threads
 from taskloom._engine.large_arguments import LargeArguments
 from taskloom._engine.portal import Portal, new_event_loop
 from taskloom._engine.printer import Printer
-from taskloom._engine.standard_streams import occupy_free
 from taskloom._engine.waiters import Subscriber
-from taskloom._pool.zygote_handle import Surroundings
 from taskloom._spec import TaskSpec
 from taskloom._store.stored import Block, Parts
 from taskloom._wire.calls import encode_call
@@ -40,6 +37,7 @@ from taskloom._wire.serialization import (
 from taskloom.backends import local_actors as actor_calls
 from taskloom.backends.base import FORCE_ON_ACTOR, ExecutionContext, FoundActor, Made
 from taskloom.backends.local_group import LocalGroup
+from taskloom.backends.local_start import EngineThread
 from taskloom.backends.local_streams import open_stream
 from taskloom.backends.local_waits import Waits
 from taskloom.exceptions import (
@@ -63,13 +61,13 @@ class LocalBackend:
 
     Args:
         config: of the session.
+        thread: for the engine; it has the process from which workers are forked.
     """
 
     is_worker: Final = False
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, thread: EngineThread) -> None:
         registered = pack_registrations() if serializers.active else {}
-        occupy_free()
         self.session_id = os.urandom(_ids.SESSION_BYTES)
         self.node_id = os.urandom(28).hex()
         self.job_id = "01000000"
@@ -84,8 +82,7 @@ class LocalBackend:
             "worker_setup": list(_current.worker_setup),
         }
         self._printer = Printer()
-        surroundings = Surroundings.of_this_process()
-        self._engine = Engine(config, self.session_id, facts, surroundings, self._printer)
+        self._engine = Engine(config, self.session_id, facts, thread.surroundings, self._printer)
         for name, blob in registered.items():
             self._engine.spread((name, blob, True))
         try:
@@ -115,9 +112,9 @@ class LocalBackend:
         self._loop: AbstractEventLoop | None = None
         self._stopping = False
         self._forked = False
-        self._thread = threading.Thread(target=self._run, name="taskloom-engine", daemon=True)
+        self._thread = thread
         _sessions.add(self)
-        self._thread.start()
+        thread.go_on(self._run)
 
     def _run(self) -> None:
         """The engine's thread, from start to end."""
@@ -125,8 +122,8 @@ class LocalBackend:
         portal.thread_id = threading.get_ident()
         loop: AbstractEventLoop | None = None
         try:
-            # First of all: the zygote starts on another core while this one loads uvloop.
-            engine.start_processes()
+            # First of all: the workers start on another core while this one loads uvloop.
+            engine.start_processes(self._thread.take_zygote())
             self._loop = loop = new_event_loop()
             loop.set_exception_handler(self._on_loop_error)
             engine.attach(loop)
@@ -464,16 +461,6 @@ def _told(error: BaseException) -> str:
     if error.errno == errno.EMFILE:
         text += "; this process may not have more descriptors (RLIMIT_NOFILE, 'ulimit -n')"
     return text
-
-
-def start(config: Config) -> LocalBackend:
-    """Start a session; returns at once, workers are started in the background.
-
-    Raises:
-        RuntimeError: gevent or eventlet has changed what a thread is.
-    """
-    refuse_green_threads()
-    return LocalBackend(config)
 
 
 # Sessions of this process, for the child of a fork.  Hooks cannot be taken back, so there is one.
