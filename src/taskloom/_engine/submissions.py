@@ -46,10 +46,14 @@ def node_from_worker(
     """
     _, key, spec_number, payload, holes, dep_keys, nested_keys, context, parent_seq = message[:9]
     spec = worker.specs[spec_number]
-    outputs = tuple(ObjectRecord(key + 1 + index) for index in range(spec.num_returns))
-    deps = tuple(objects.get(k) or lost(k) for k in dep_keys)
+    # Mostly it is one output and no dependencies: a generator expression costs ten times as much.
+    outputs: tuple[ObjectRecord, ...] = (ObjectRecord(key + 1),)
+    if spec.num_returns != 1:
+        outputs = tuple(ObjectRecord(key + 1 + index) for index in range(spec.num_returns))
+    deps = tuple(objects.get(k) or lost(k) for k in dep_keys) if dep_keys else ()
     node = Node(key, spec, payload, holes, deps, outputs)
-    node.nested = tuple(objects[k] for k in nested_keys if k in objects)
+    if nested_keys:
+        node.nested = tuple(objects[k] for k in nested_keys if k in objects)
     node.context = context
     node.parent = worker.record.inflight.get(parent_seq)
     if spec.stream is not None:

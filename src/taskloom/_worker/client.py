@@ -106,8 +106,7 @@ class WorkerBackend:
         more: tuple[int, ...],
     ) -> Made:
         payload, holes, deps, nested = encode_call(args, kwargs, spec.name, self._put_argument)
-        for ref in deps:
-            self._check(ref)
+        keys = tuple([self._check(ref)._key for ref in deps]) if deps else ()
         context = self._contexts.pack()
         task = self._mint.next_task()
         link = self._link
@@ -115,18 +114,19 @@ class WorkerBackend:
         group = _current.open_group(self) if self._open_groups else None
         with self._shield():
             refs: list[ObjectRef[object]] = [
-                ObjectRef(key, self, link.borrow(key, announce=False))
+                ObjectRef(key, self, link.borrow_new(key))
                 for key in range(task + 1, task + 1 + spec.num_returns)
             ]
             with self._submit_lock:  # a SPEC goes before the first SUBMIT that names it
-                for message in self._known.introduce_upwards(spec):
-                    link.post(message)
+                if spec is not self._known.latest:
+                    for message in self._known.introduce_upwards(spec):
+                        link.post(message)
                 if group is not None:
                     link.post((m.GROUP_JOIN, cast("WorkerGroup", group).key, task))
-                link.post_soon(
+                link.post_call(
                     (
-                        op, task, spec.number, payload, holes, tuple(r._key for r in deps),
-                        nested, context, running.seq if running else 0, *more,
+                        op, task, spec.number, payload, holes, keys, nested, context,
+                        running.seq if running else 0, *more,
                     )
                 )  # fmt: skip
         if spec.stream is not None:

@@ -41,6 +41,9 @@ each time, and if that is in a finalizer, never be interrupted.
 LINGER_MS: Final = 1
 """How long what a generator yields may wait for more of it, to travel together."""
 
+BURST_S: Final = 0.000_5
+"""A call that comes so soon after something was sent is taken for one of many."""
+
 MANY_POSTS: Final = 64
 """A loop that answers more calls in one turn sends in between: the driver has something to do while
 the worker still has something (measured: a third faster)."""
@@ -105,6 +108,7 @@ class Link:
         self._control = control
         self._reader = FrameReader()
         self._out: deque[Message] = deque()
+        self._flushed_at = 0.0
         self._lock = threading.Lock()
         self._bell = _Bell()
         self.main_thread = threading.get_ident()
@@ -144,6 +148,21 @@ class Link:
         self._hurry = True
         self._bell.ring()
 
+    def post_call(self, message: Message) -> None:
+        """The same for a call that the caller has made; he is shielded.
+
+        One of many does not go alone: each would wake the control thread here and the driver there
+        (measured: a nested task costs all processes together 17 us where it cost 20).
+        """
+        self._out.append(message)
+        if time.perf_counter() - self._flushed_at > BURST_S:
+            self._hurry = True
+            self._bell.ring()
+        elif self.has_many_posts:
+            self.flush()
+        elif not self.lingering:
+            self.flush_before_long()
+
     def flush_before_long(self) -> None:
         """Have what is posted sent in a millisecond, whatever this thread does next."""
         self.lingering = True
@@ -172,6 +191,7 @@ class Link:
 
     def _flush_locked(self) -> None:
         out = self._out
+        self._flushed_at = time.perf_counter()
         messages = [out.popleft()] if len(out) == 1 else [out.popleft() for _ in range(len(out))]
         # Last of all: whatever was borrowed anew is among the messages before it.
         if self.dropped:
@@ -214,6 +234,12 @@ class Link:
                     self._out.append((m.BORROW, (key,)))
             record.count += 1
             return record
+
+    def borrow_new(self, key: int) -> Borrowed:
+        """The same for the first ref to what this worker has just named: nobody else has it."""
+        record = self.records[key] = Borrowed(key)
+        record.count = 1
+        return record
 
     def drop(self, key: int) -> None:
         """A ref was collected; takes no lock."""
