@@ -133,9 +133,9 @@ def straws(monkeypatch: pytest.MonkeyPatch, fresh: ModuleType) -> list[Straw]:
         started[-1].namespace = kind
         return started[-1]
 
-    for kind in ("local", "inline"):
+    for kind, name in (("local", "local_start"), ("inline", "inline")):
         module = SimpleNamespace(start=functools.partial(start, kind))
-        monkeypatch.setitem(sys.modules, f"taskloom.backends.{kind}", module)
+        monkeypatch.setitem(sys.modules, f"taskloom.backends.{name}", module)
     return started
 
 

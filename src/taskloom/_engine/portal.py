@@ -21,6 +21,9 @@ MAX_DRAIN: Final = 2000
 MAX_IDLE_BACKLOG: Final = 64
 """Items that nobody waits for may stand in the inbox of an engine at rest: no more than these."""
 
+LOOP_DESCRIPTORS: Final = 7
+"""A loop takes so many, the first one in a process (counted)."""
+
 _RING: Final = (1).to_bytes(8, "little")
 
 
@@ -220,5 +223,21 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
         import uvloop  # noqa: PLC0415  # optional: it does not exist on every platform
     except ImportError:
         return asyncio.new_event_loop()
+    _check_descriptors()
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop
+
+
+def _check_descriptors() -> None:
+    """There is room for a loop's descriptors; libuv aborts the process when there is not.
+
+    Raises:
+        OSError: there is not.
+    """
+    opened: list[int] = []
+    try:
+        for _ in range(LOOP_DESCRIPTORS):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401
+    finally:
+        for fd in opened:
+            os.close(fd)

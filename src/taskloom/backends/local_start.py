@@ -8,7 +8,6 @@ engine afterwards: the kernel ties the death signal of a child to the thread tha
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
@@ -21,8 +20,6 @@ from taskloom._pool.zygote_process import Surroundings, ZygoteProcess
 
 if TYPE_CHECKING:
     from taskloom.backends.local import LocalBackend
-
-_ENGINE = "taskloom.backends.local"
 
 
 class EngineThread(threading.Thread):
@@ -53,8 +50,9 @@ class EngineThread(threading.Thread):
         finally:
             self._has_begun.set()
         self._may_go_on.wait()
-        if self._run_engine is not None:
-            self._run_engine()
+        run_engine, self._run_engine = self._run_engine, None  # no circle outlives the session
+        if run_engine is not None:
+            run_engine()
 
     def take_zygote(self) -> ZygoteProcess:
         """The zygote, for whoever closes it.
@@ -93,11 +91,8 @@ def start(config: Config) -> LocalBackend:
     occupy_free()
     thread = EngineThread(Surroundings.of_this_process())
     try:
-        if _ENGINE in sys.modules:
-            thread.start()
-        else:
-            thread.begin()  # once the engine is being loaded there is little room for it
-        local: Any = import_module(_ENGINE)
+        thread.begin()  # not beside what follows: there it would have to wait for its turns
+        local: Any = import_module("taskloom.backends.local")
         return local.LocalBackend(config, thread)  # type: ignore[no-any-return]
     except BaseException:
         if thread.ident is not None:
