@@ -97,6 +97,9 @@ LAZY_HERE: Final[Mapping[tuple[str, str], str]] = {
     ("taskloom.util.serialization", "taskloom._wire.serialization"): (
         "to import taskloom.util should not cost a pickler"
     ),
+    ("taskloom.backends.local_start", "taskloom.backends.local"): (
+        "the engine is loaded while the first process of the session starts"
+    ),
     ("taskloom.ref", "taskloom._waiting"): "brings asyncio along; get() does not need it",
 }
 

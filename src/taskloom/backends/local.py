@@ -16,6 +16,7 @@ from taskloom._config import Config
 from taskloom._core.node import Node, ObjectRecord
 from taskloom._engine.backlog import LOOK_EVERY
 from taskloom._engine.engine import Engine
+from taskloom._engine.engine_thread import EngineThread
 from taskloom._engine.large_arguments import LargeArguments
 from taskloom._engine.portal import Portal, new_event_loop
 from taskloom._engine.printer import Printer
@@ -37,7 +38,6 @@ from taskloom._wire.serialization import (
 from taskloom.backends import local_actors as actor_calls
 from taskloom.backends.base import FORCE_ON_ACTOR, ExecutionContext, FoundActor, Made
 from taskloom.backends.local_group import LocalGroup
-from taskloom.backends.local_start import EngineThread
 from taskloom.backends.local_streams import open_stream
 from taskloom.backends.local_waits import Waits
 from taskloom.exceptions import (
