@@ -96,7 +96,7 @@ def run_program(backend: Stage, run_driver: Callable[..., Any]) -> Callable[...,
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    name = pyfuncitem.callspec.params["backend"]
+    name = _backend_of(pyfuncitem)
     marks = [mark for mark in pyfuncitem.iter_markers("lacks") if mark.args[0] == name]
     if not marks:
         return (yield)
@@ -117,21 +117,28 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     path = config.getoption("matrix")
-    if not path:
-        return
-    if config.getoption("numprocesses", None):
+    if path and config.getoption("numprocesses", None):
         raise pytest.UsageError("--matrix needs one process: -n0")
-    matrix = config.stash[_matrix] = Matrix(Path(path))
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
+    ours = [item for item in items if item.path.parent == Path(__file__).parent]
+    if path:
+        matrix = config.stash[_matrix] = Matrix(Path(path))
+        for item in ours:
             matrix.collected(item)
+    # Where no backend is left to run on, pytest would run a test without one, and skip it.
+    homeless = {item for item in ours if not isinstance(_backend_of(item), str)}
+    items[:] = [item for item in items if item not in homeless]
+
+
+def _backend_of(item: pytest.Item) -> object:
+    assert isinstance(item, pytest.Function)
+    return item.callspec.params["backend"]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     report = yield
     if (matrix := item.config.stash.get(_matrix, None)) is not None:
-        matrix.record(behaviour_of(item), item.callspec.params["backend"], report)
+        matrix.record(behaviour_of(item), str(_backend_of(item)), report)
     return report
 
 
