@@ -318,7 +318,8 @@ def test_max_pending_calls_is_kept(tmp_path):
 
 
 @pytest.mark.differs("local_mode", AT_ONCE)
-def test_a_call_that_waits_in_an_actor_can_be_cancelled(tmp_path):
+@pytest.mark.differs("ray", "its ref says so when its turn has come, and it may run all the same")
+def test_a_call_that_waits_in_an_actor_and_is_cancelled_never_runs(tmp_path):
     gate = Gate(tmp_path)
 
     @tl.remote
@@ -342,6 +343,26 @@ def test_a_call_that_waits_in_an_actor_can_be_cancelled(tmp_path):
     gate.open()
     tl.get(first, timeout=LONG_S)
     assert tl.get(slow.count.remote(), timeout=LONG_S) == 1
+
+
+@pytest.mark.differs("local_mode", AT_ONCE)
+def test_a_running_method_may_ask_whether_it_was_cancelled(tmp_path):
+    gate = Gate(tmp_path)
+
+    @tl.remote
+    class Patient:
+        def work(self):
+            gate.note("began")
+            if eventually(tl.get_runtime_context().is_canceled, 30):
+                gate.note("knew")
+
+    patient = Patient.remote()
+    ref = patient.work.remote()
+    gate.wait_for("began")
+    tl.cancel(ref)
+    with pytest.raises(TaskCancelledError):
+        tl.get(ref, timeout=LONG_S)
+    gate.wait_for("knew")
 
 
 @pytest.mark.differs("local_mode", AT_ONCE)

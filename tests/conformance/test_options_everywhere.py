@@ -181,10 +181,13 @@ def test_a_task_of_higher_priority_runs_first(tmp_path):
         return name, gate.count("order")
 
     blocker = occupy.remote()
-    gate.wait_for("occupied")
-    low, high = note.remote("low"), note.options(priority=5).remote("high")
-    gate.open()
-    assert tl.get([blocker, low, high], timeout=LONG_S)[1:] == [("low", 2), ("high", 1)]
+    try:
+        gate.wait_for("occupied")
+        low, high = note.remote("low"), note.options(priority=5).remote("high")
+    finally:
+        gate.open()
+        tl.get(blocker, timeout=LONG_S)
+    assert tl.get([low, high], timeout=LONG_S) == [("low", 2), ("high", 1)]
 
 
 def test_a_runtime_environment_is_refused_with_a_reason():
