@@ -1,6 +1,9 @@
-"""The runtime context, and what the session tells of itself."""
+"""The runtime context, what tasks print, and what the session tells of itself."""
 
 from __future__ import annotations
+
+import re
+import sys
 
 import pytest
 from tests.conformance.subjects import AT_ONCE, LONG_S, add
@@ -105,3 +108,25 @@ def test_a_second_init_is_refused_and_ignored_on_request():
         tl.init()
     tl.init(ignore_reinit_error=True)
     assert tl.get(add.remote(1, 1)) == 2
+
+
+@pytest.mark.differs("local_mode", "tasks print like any other code of the program")
+def test_what_a_task_prints_arrives_at_the_program_with_name_and_pid(capsys):
+    @tl.remote(name="speaker")
+    def speak():
+        print("to stdout")
+        print("to stderr", file=sys.stderr)
+
+    tl.get(speak.remote())
+    seen = {"out": "", "err": ""}
+
+    def has_arrived():
+        captured = capsys.readouterr()
+        seen["out"] += captured.out
+        seen["err"] += captured.err
+        return all(
+            re.search(rf"\(speaker[^)]* pid=\d+[^)]*\)\S* to std{name}", seen[name])
+            for name in seen
+        )
+
+    assert eventually(has_arrived), seen
