@@ -1,14 +1,15 @@
 """What passed where, as JSON: ``{behaviour: {backend: verdict}}``.
 
 A verdict is ``passed``, ``refused: why``, ``differs: why`` or, which is never committed,
-``failed``.  A behaviour is named after its test: ``tasks: several returns and none``.
+``failed``.  A behaviour is named after its test: ``tasks: several returns are a list of refs``.
+``tools/backend_table.py`` makes of it the table in ``docs/backends.md``.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -40,14 +41,21 @@ def behaviours_in(module: ModuleType) -> Iterator[tuple[str, dict[str, str]]]:
         The name of the behaviour, and the verdict for each backend that is marked.
     """
     assert module.__file__ is not None
+    common = _marks_of(module)
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if name.startswith("test_"):
-            yield name_of(Path(module.__file__), name), dict(_marked(function))
+            marks = [*common, *_marks_of(function)]
+            yield name_of(Path(module.__file__), name), dict(_verdicts(marks))
 
 
-def _marked(function: Callable[..., object]) -> Iterator[tuple[str, str]]:
-    for mark in getattr(function, "pytestmark", ()):
-        if mark.name in ("lacks", "differs"):
+def _marks_of(thing: object) -> list[pytest.Mark]:
+    marks = getattr(thing, "pytestmark", [])
+    return [getattr(mark, "mark", mark) for mark in (marks if isinstance(marks, list) else [marks])]
+
+
+def _verdicts(marks: Iterable[pytest.Mark]) -> Iterator[tuple[str, str]]:
+    for mark in marks:
+        if mark.name in _WORDS:
             backend, why = mark.args
             yield backend, f"{_WORDS[mark.name]}: {why}"
 
@@ -69,7 +77,7 @@ class Matrix:
 
     def collected(self, item: pytest.Function) -> None:
         """One test that the run knows of, whether it will run or not."""
-        self._collected[behaviour_of(item)] = dict(_marked(item.function))
+        self._collected[behaviour_of(item)] = dict(_verdicts(item.iter_markers()))
 
     def record(self, behaviour: str, backend: str, report: pytest.TestReport) -> None:
         """How one phase of a test has ended."""

@@ -12,7 +12,7 @@ from tests.gates import Gate, eventually
 import taskloom as tl
 from taskloom.exceptions import RayError, TaskCancelledError, WorkerCrashedError
 
-pytestmark = pytest.mark.differs("local_mode", f"{AT_ONCE}, so nothing can be cancelled")
+too_late = pytest.mark.differs("local_mode", f"{AT_ONCE}, so nothing can be cancelled")
 
 
 @tl.remote
@@ -25,6 +25,7 @@ def sleep(gate):
         raise
 
 
+@too_late
 def test_a_running_task_is_interrupted_and_may_clean_up(tmp_path):
     gate = Gate(tmp_path)
     ref = sleep.remote(gate)
@@ -35,6 +36,7 @@ def test_a_running_task_is_interrupted_and_may_clean_up(tmp_path):
     gate.wait_for("told")
 
 
+@too_late
 def test_a_task_that_has_not_begun_never_runs(tmp_path):
     gate = Gate(tmp_path)
 
@@ -54,6 +56,7 @@ def test_a_task_that_has_not_begun_never_runs(tmp_path):
     assert gate.count("second") == 0
 
 
+@too_late
 def test_a_coroutine_gets_a_cancelled_error(tmp_path):
     gate = Gate(tmp_path)
 
@@ -74,6 +77,7 @@ def test_a_coroutine_gets_a_cancelled_error(tmp_path):
     gate.wait_for("told")
 
 
+@too_late
 def test_what_a_task_has_submitted_is_cancelled_with_it(tmp_path):
     gate = Gate(tmp_path)
 
@@ -89,6 +93,7 @@ def test_what_a_task_has_submitted_is_cancelled_with_it(tmp_path):
     gate.wait_for("told")
 
 
+@too_late
 def test_dependents_of_a_cancelled_task_fail(tmp_path):
     gate = Gate(tmp_path)
     ref = sleep.remote(gate)
@@ -99,6 +104,7 @@ def test_dependents_of_a_cancelled_task_fail(tmp_path):
         tl.get(dependent, timeout=LONG_S)
 
 
+@too_late
 def test_force_ends_a_task_that_does_not_listen(tmp_path):
     gate = Gate(tmp_path)
 
@@ -125,6 +131,7 @@ def test_cancelling_what_is_done_changes_nothing():
     assert tl.get(ref) == 3
 
 
+@too_late
 def test_the_next_task_is_not_hurt_by_a_cancel(tmp_path):
     for n in range(3):
         directory = tmp_path / str(n)
@@ -138,6 +145,7 @@ def test_the_next_task_is_not_hurt_by_a_cancel(tmp_path):
             tl.get(ref, timeout=LONG_S)
 
 
+@too_late
 def test_a_task_may_ask_whether_it_was_cancelled(tmp_path):
     gate = Gate(tmp_path)
 
@@ -159,6 +167,7 @@ def test_a_task_may_ask_whether_it_was_cancelled(tmp_path):
     gate.wait_for("knew")
 
 
+@too_late
 def test_an_await_that_is_cancelled_cancels_the_task_when_nobody_else_wants_it(tmp_path):
     gate = Gate(tmp_path)
 
@@ -176,6 +185,7 @@ def test_an_await_that_is_cancelled_cancels_the_task_when_nobody_else_wants_it(t
     asyncio.run(main())
 
 
+@too_late
 def test_an_asyncio_timeout_around_an_await_cancels_the_task(tmp_path):
     gate = Gate(tmp_path)
 
@@ -197,6 +207,7 @@ async def _give_up(ref):
     await ref
 
 
+@too_late
 def test_a_cancelled_ref_says_so():
     @tl.remote(num_cpus=0.1, resources={"slot": 4})
     def occupy():
