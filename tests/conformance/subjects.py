@@ -11,6 +11,7 @@ LONG_S: Final = 100
 """Nothing takes that long; a cluster on a busy machine may take a good part of it."""
 
 AT_ONCE: Final = "a task is over when .remote() returns"
+ONE_PROCESS: Final = "what ends a task's process ends the program: it is the same one"
 """Why ``local_mode`` is different in many rows."""
 
 

@@ -17,6 +17,7 @@ from taskloom.exceptions import (
     ActorUnavailableError,
     PendingCallsLimitExceeded,
     TaskCancelledError,
+    TaskTimeoutError,
 )
 
 ONE_BY_ONE = "calls of an actor never overlap"
@@ -435,3 +436,105 @@ def test_an_actor_is_not_called_without_remote():
         Counter()
     with pytest.raises(TypeError, match="remote"):
         Counter.remote().add()
+
+
+def test_a_method_is_tried_again_after_an_exception_that_was_named(tmp_path):
+    gate = Gate(tmp_path)
+
+    @tl.remote(max_task_retries=2)
+    class Moody:
+        @tl.method(retry_exceptions=[Broken])
+        def work(self):
+            gate.note("tried")
+            if gate.count("tried") < 3:
+                raise Broken(1, "again")
+            return gate.count("tried")
+
+    moody = Moody.remote()
+    assert tl.get(moody.work.remote(), timeout=LONG_S) == 3
+
+
+def test_a_time_limit_cancels_a_coroutine_of_an_actor():
+    @tl.remote
+    class Dozer:
+        async def doze(self):
+            await asyncio.sleep(60)
+
+        async def hello(self):
+            return "hello"
+
+    dozer = Dozer.remote()
+    with pytest.raises(TaskTimeoutError):
+        tl.get(dozer.doze.options(timeout=0.3).remote(), timeout=LONG_S)
+    assert tl.get(dozer.hello.remote(), timeout=LONG_S) == "hello"
+
+
+def test_calls_of_a_task_that_got_the_handle_find_the_same_state():
+    counter = Counter.remote()
+
+    @tl.remote
+    def count(handle, times):
+        for _ in range(times):
+            tl.get(handle.add.remote())
+
+    tl.get([count.remote(counter, 5) for _ in range(2)], timeout=LONG_S)
+    assert tl.get(counter.add.remote()) == 11
+
+
+def test_a_handle_in_a_closure_works():
+    counter = Counter.remote()
+    use = tl.remote(lambda n: tl.get(counter.add.remote(n)))
+    assert tl.get(use.remote(3), timeout=LONG_S) == 3
+
+
+def test_an_actor_makes_tasks_and_actors():
+    @tl.remote
+    class Boss:
+        def __init__(self):
+            self.worker = Counter.remote(10)
+
+        def work(self):
+            return tl.get(add.remote(self.worker.add.remote(), 100))
+
+    boss = Boss.remote()
+    assert tl.get([boss.work.remote(), boss.work.remote()], timeout=LONG_S) == [111, 112]
+
+
+def test_named_actors_are_listed_and_belong_to_a_namespace(unique):
+    here = Counter.options(name=unique).remote(1)
+    there = Counter.options(name=unique, namespace="elsewhere").remote(100)
+    tl.get([here.add.remote(), there.add.remote()])
+    assert unique in tl.util.list_named_actors()
+    assert {"name": unique, "namespace": "elsewhere"} in tl.util.list_named_actors(True)
+    assert tl.get(tl.get_actor(unique).add.remote()) == 3
+    assert tl.get(tl.get_actor(unique, "elsewhere").add.remote()) == 102
+
+
+def test_subclasses_bring_the_methods_of_their_bases():
+    class Base:
+        def hello(self):
+            return f"hello {self.name()}"
+
+        def name(self):
+            return "base"
+
+    @tl.remote
+    class Child(Base):
+        def name(self):
+            return "child"
+
+    assert tl.get(Child.remote().hello.remote()) == "hello child"
+
+
+def test_an_actor_keeps_a_ref_alive_that_it_was_given():
+    @tl.remote
+    class Shelf:
+        def keep(self, box):
+            self.box = box
+
+        def show(self):
+            return tl.get(self.box[0])
+
+    shelf = Shelf.remote()
+    tl.get(shelf.keep.remote([tl.put("kept")]))
+    assert tl.get(shelf.show.remote(), timeout=LONG_S) == "kept"

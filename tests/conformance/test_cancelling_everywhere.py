@@ -221,3 +221,63 @@ def test_a_cancelled_ref_says_so():
     for ref in (first, second):
         with pytest.raises(RayError):
             tl.get(ref, timeout=LONG_S)
+
+
+@too_late
+def test_what_a_task_has_submitted_goes_on_when_the_cancel_is_not_recursive(tmp_path):
+    gate = Gate(tmp_path)
+
+    @tl.remote
+    def child():
+        gate.enter("began")
+        gate.note("ended")
+
+    @tl.remote
+    def parent():
+        tl.get(child.remote())
+
+    ref = parent.remote()
+    gate.wait_for("began")
+    tl.cancel(ref, recursive=False)
+    with pytest.raises(TaskCancelledError):
+        tl.get(ref, timeout=LONG_S)
+    gate.open()
+    gate.wait_for("ended")
+
+
+@too_late
+def test_a_task_may_cancel_what_it_has_submitted(tmp_path):
+    gate = Gate(tmp_path)
+
+    @tl.remote
+    def parent():
+        ref = sleep.remote(gate)
+        gate.wait_for("began")
+        tl.cancel(ref)
+        try:
+            tl.get(ref)
+        except TaskCancelledError:
+            return "cancelled"
+
+    assert tl.get(parent.remote(), timeout=LONG_S) == "cancelled"
+
+
+@too_late
+def test_a_stream_can_be_cancelled(tmp_path):
+    gate = Gate(tmp_path)
+
+    @tl.remote
+    def items():
+        yield "first"
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            gate.note("told")
+            raise
+
+    stream = items.remote()
+    assert tl.get(next(stream), timeout=LONG_S) == "first"
+    tl.cancel(stream)
+    with pytest.raises((TaskCancelledError, StopIteration)):
+        tl.get(next(stream), timeout=LONG_S)
+    gate.wait_for("told")

@@ -7,13 +7,11 @@ import threading
 import traceback
 
 import pytest
-from tests.conformance.subjects import LONG_S, Broken, add, fail
-from tests.gates import Gate
+from tests.conformance.subjects import LONG_S, ONE_PROCESS, Broken, add, fail
+from tests.gates import Gate, eventually
 
 import taskloom as tl
 from taskloom.exceptions import RayTaskError, TaskUnschedulableError, WorkerCrashedError
-
-CRASHES = "what ends a task's process ends the program: it is the same one"
 
 
 def test_an_error_is_of_the_users_class_and_keeps_its_state():
@@ -137,7 +135,7 @@ def test_sys_exit_in_a_task_is_an_error_and_does_not_end_the_program():
     assert tl.get(add.remote(1, 1), timeout=LONG_S) == 2
 
 
-@pytest.mark.differs("local_mode", CRASHES)
+@pytest.mark.differs("local_mode", ONE_PROCESS)
 def test_a_task_whose_worker_dies_is_tried_again_within_its_retries(tmp_path):
     gate = Gate(tmp_path)
 
@@ -151,7 +149,7 @@ def test_a_task_whose_worker_dies_is_tried_again_within_its_retries(tmp_path):
     assert tl.get(dies.remote(1), timeout=LONG_S) == 2
 
 
-@pytest.mark.differs("local_mode", CRASHES)
+@pytest.mark.differs("local_mode", ONE_PROCESS)
 def test_a_task_whose_worker_always_dies_fails_when_its_retries_are_used_up(tmp_path):
     gate = Gate(tmp_path)
 
@@ -173,3 +171,21 @@ def test_a_request_that_can_never_be_fulfilled_fails():
 
     with pytest.raises(TaskUnschedulableError, match="slot"):
         tl.get(work.remote(), timeout=LONG_S)
+
+
+def test_an_error_that_nobody_asked_for_is_told_on_stderr(capfd):
+    seen = []
+
+    def is_told():
+        tl.get(add.remote(1, 1), timeout=LONG_S)  # errors are told when the session is used
+        seen.append(capfd.readouterr().err)
+        return "nobody asked" in "".join(seen)
+
+    @tl.remote
+    def work():
+        raise Broken(1, "nobody asked")
+
+    ref = work.remote()
+    tl.wait([ref], timeout=LONG_S)
+    del ref
+    assert eventually(is_told), seen

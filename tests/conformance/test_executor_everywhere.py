@@ -94,3 +94,20 @@ def test_nothing_can_be_submitted_after_shutdown():
     executor.shutdown()
     with pytest.raises(RuntimeError, match="shutdown"):
         executor.submit(abs, -1)
+
+
+def test_an_executor_works_in_a_task():
+    @tl.remote
+    def work():
+        with tl.Executor() as executor:
+            return list(executor.map(abs, [-1, -2, -3]))
+
+    assert tl.get(work.remote(), timeout=LONG_S) == [1, 2, 3]
+
+
+def test_options_of_the_executor_are_those_of_its_tasks():
+    def assigned():
+        return tl.get_runtime_context().get_assigned_resources()
+
+    with tl.Executor(num_cpus=0.5, resources={"slot": 1}) as executor:
+        assert executor.submit(assigned).result(LONG_S) == {"CPU": 0.5, "slot": 1.0}

@@ -152,3 +152,27 @@ def test_a_streams_generator_is_a_member(tmp_path):
     with tl.TaskGroup():
         found = [tl.get(ref) for ref in items.remote()]
     assert found == [0, 1, 2]
+
+
+def test_a_released_task_outlives_the_block(tmp_path):
+    gate = Gate(tmp_path)
+
+    @tl.remote
+    def work():
+        gate.note("ran")
+        return "done"
+
+    with tl.TaskGroup() as group:
+        ref = work.remote()
+        group.release(ref)
+    assert tl.get(ref, timeout=LONG_S) == "done"
+
+
+def test_a_timeout_around_async_with_cancels_the_members_and_is_a_timeout(tmp_path):
+    async def main():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                async with tl.TaskGroup():
+                    await asyncio.sleep(LONG_S)
+
+    asyncio.run(main())

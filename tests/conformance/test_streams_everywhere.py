@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import os
 import time
 
 import pytest
-from tests.conformance.subjects import LONG_S, Broken, add
+from tests.conformance.subjects import LONG_S, ONE_PROCESS, Broken, add
 from tests.gates import Gate, eventually
 
 import taskloom as tl
@@ -160,3 +162,52 @@ def test_a_finished_stream_says_so():
     assert tl.get(next(stream)) == 0
     assert list(stream) == []
     assert eventually(stream.is_finished)
+
+
+def test_two_streams_may_be_taken_by_turns():
+    first, second = count.remote(3), count.remote(3)
+    found = [tl.get(ref) for pair in zip(first, second, strict=True) for ref in pair]
+    assert found == [0, 0, 1, 1, 2, 2]
+
+
+def test_leaving_an_async_for_early_ends_the_generator(tmp_path):
+    gate = Gate(tmp_path)
+
+    async def main():
+        stream = endless.remote(gate)
+        async with contextlib.aclosing(stream):
+            async for ref in stream:
+                if await ref == 3:
+                    break
+
+    asyncio.run(main())
+    gate.wait_for("closed")
+
+
+@pytest.mark.differs("local_mode", ONE_PROCESS)
+def test_a_stream_whose_worker_dies_is_made_again(tmp_path):
+    gate = Gate(tmp_path)
+
+    @tl.remote(max_retries=1)
+    def fragile():
+        yield "first"
+        gate.note("tried")
+        if gate.count("tried") == 1:
+            os._exit(1)
+        yield "second"
+
+    assert [tl.get(ref, timeout=LONG_S) for ref in fragile.remote()] == ["first", "second"]
+
+
+def test_a_stream_that_raises_is_made_again_when_it_was_asked_for(tmp_path):
+    gate = Gate(tmp_path)
+
+    @tl.remote(max_retries=2, retry_exceptions=True)
+    def moody():
+        yield "first"
+        gate.note("tried")
+        if gate.count("tried") == 1:
+            raise Broken(1, "again")
+        yield "second"
+
+    assert [tl.get(ref, timeout=LONG_S) for ref in moody.remote()] == ["first", "second"]

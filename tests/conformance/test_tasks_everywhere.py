@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 
 import pytest
 from tests.conformance.subjects import AT_ONCE, LONG_S, Broken, add
@@ -190,3 +191,58 @@ def test_a_generator_fills_its_returns_one_by_one():
     assert tl.get(first) == "first"
     with pytest.raises(Broken):
         tl.get(second)
+
+
+def test_defaults_keywords_and_variable_arguments_arrive():
+    @tl.remote
+    def look(a, b=2, *rest, c, d=4, **more):
+        return a, b, rest, c, d, more
+
+    assert tl.get(look.remote(1, c=3)) == (1, 2, (), 3, 4, {})
+    assert tl.get(look.remote(1, 5, 6, 7, c=8, e=9)) == (1, 5, (6, 7), 8, 4, {"e": 9})
+
+
+def test_options_at_a_call_change_nothing_for_others():
+    @tl.remote(name="one")
+    def look():
+        return tl.get_runtime_context().get_task_name()
+
+    other = look.options(name="two")
+    assert tl.get([look.remote(), other.remote(), look.remote()]) == ["one", "two", "one"]
+
+
+def test_a_long_chain_of_tasks_comes_to_its_end():
+    ref = tl.put(0)
+    for _ in range(200):
+        ref = add.remote(ref, 1)
+    assert tl.get(ref, timeout=LONG_S) == 200
+
+
+def test_a_task_may_take_hundreds_of_refs():
+    @tl.remote
+    def total(*values):
+        return sum(values)
+
+    assert tl.get(total.remote(*[add.remote(n, 0) for n in range(300)]), timeout=LONG_S) == 44_850
+
+
+def test_many_threads_may_submit():
+    found = []
+
+    def submit(n):
+        found.append(tl.get(add.remote(n, n), timeout=LONG_S))
+
+    threads = [threading.Thread(target=submit, args=(n,)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG_S)
+    assert sorted(found) == [2 * n for n in range(16)]
+
+
+def test_a_ref_whose_task_has_not_ended_can_travel_and_be_waited_for(tmp_path):
+    @tl.remote(num_cpus=0.1)
+    def ask(box):
+        return tl.get(box[0]), tl.wait(box)[1]
+
+    assert tl.get(ask.remote([add.remote(add.remote(1, 1), 1)]), timeout=LONG_S) == (3, [])

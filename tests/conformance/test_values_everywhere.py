@@ -165,3 +165,40 @@ def test_what_a_task_sets_in_a_context_variable_stays_in_the_task():
 
     assert tl.get([change.remote(), change.remote()]) == ["none", "none"]
     assert colour.get() == "none"
+
+
+def test_a_serializer_that_was_registered_is_used_on_both_sides():
+    class Guarded:
+        def __init__(self, value):
+            self.value = value
+            self.lock = threading.Lock()
+
+    @tl.remote
+    def look(guarded):
+        return guarded.value, type(guarded.lock).__name__, guarded
+
+    tl.util.register_serializer(
+        Guarded, serializer=lambda guarded: guarded.value, deserializer=lambda value: Guarded(value)
+    )
+    try:
+        value, lock, back = tl.get(look.remote(Guarded(7)), timeout=LONG_S)
+    finally:
+        tl.util.deregister_serializer(Guarded)
+    assert (value, lock, back.value) == (7, "lock", 7)
+
+
+def test_a_value_of_many_megabytes_travels():
+    @tl.remote
+    def double(block):
+        return block + block
+
+    assert len(tl.get(double.remote(bytes(8_000_000)), timeout=LONG_S)) == 16_000_000
+
+
+def test_none_and_empty_values_travel():
+    @tl.remote
+    def same(value):
+        return value
+
+    values = [None, "", b"", [], {}, 0, False, float("inf")]
+    assert tl.get([same.remote(value) for value in values]) == values

@@ -225,3 +225,37 @@ def test_many_threads_may_wait_for_one_ref():
     for thread in threads:
         thread.join(LONG_S)
     assert found == [21] * 8
+
+
+def test_asyncio_wait_and_wait_for_take_refs():
+    async def main():
+        done, pending = await asyncio.wait([add.remote(1, 1)], timeout=LONG_S)
+        assert not pending
+        return [ref.result() for ref in done], await asyncio.wait_for(add.remote(2, 2), LONG_S)
+
+    assert asyncio.run(main()) == ([2], 4)
+
+
+def test_a_ref_may_be_awaited_in_several_loops():
+    ref = add.remote(1, 1)
+
+    async def main():
+        return await ref
+
+    assert [asyncio.run(main()) for _ in range(3)] == [2, 2, 2]
+
+
+def test_a_task_waits_for_what_is_done_first():
+    @tl.remote
+    def work():
+        refs = [add.remote(n, 0) for n in range(4)]
+        ready, rest = tl.wait(refs, num_returns=2)
+        return len(ready), len(rest), sorted(tl.as_completed(refs))
+
+    assert tl.get(work.remote(), timeout=LONG_S) == (2, 2, [0, 1, 2, 3])
+
+
+def test_the_helpers_of_ray_util_work():
+    refs = [add.remote(n, 0) for n in range(4)]
+    assert sorted(tl.util.as_completed(refs)) == [0, 1, 2, 3]
+    assert sorted(tl.util.map_unordered(lambda n: -n, range(4))) == [-3, -2, -1, 0]
