@@ -6,7 +6,9 @@ import re
 import resource
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +78,9 @@ def test_a_check_that_breaks_leaves_no_session(fresh):
         (doctor.descriptors(resource.RLIM_INFINITY), False),
         (doctor.descriptors(1024), False),
         (doctor.descriptors(64), True),
+        (doctor.library("ray", "ray", (2, 40), ""), False),
+        (doctor.library("ray", "ray", (2, 40), "2.60.0"), False),
+        (doctor.library("ray", "ray", (2, 40), "2.9.3"), True),
         (doctor.compared("python", "3.11.7", "3.11.9"), False),
         (doctor.compared("python", "3.11.7", "3.12.1"), True),
         (doctor.compared("taskloom", "0.1.0", "0.1.0"), False),
@@ -125,3 +130,12 @@ def test_the_command_tells_its_version_and_its_commands():
     with pytest.raises(SystemExit) as caught:
         main(["surgeon"])
     assert caught.value.code == 2
+
+
+def test_the_oldest_versions_are_those_of_the_package_itself():
+    text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    wanted = tomllib.loads(text)["project"]["optional-dependencies"]
+    for extra, package, oldest in doctor.EXTRAS:
+        for requirement in wanted.get(extra, ()):
+            if re.match(rf"({package}|{extra})\b(\[.*\])?>=", requirement):
+                assert f">={'.'.join(map(str, oldest))}" in requirement

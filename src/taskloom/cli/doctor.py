@@ -11,6 +11,7 @@ import argparse
 import os
 import pickle
 import platform
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ MEMORY_BYTES: Final = 256 * 2**20
 """With less than that, a driver and two workers with numpy have no room."""
 DESCRIPTORS: Final = 256
 """A session takes some three for each worker, and programs have files of their own."""
+EXTRAS: Final = (("ray", "ray", (2, 40)), ("dask", "distributed", (2024, 1)))
+"""(extra, its package, the oldest version that we ask for in ``pyproject.toml``)."""
 LARGE_BYTES: Final = 4 * 2**20
 ANSWER_S: Final = 60.0
 """How long the first task may take; a cluster may have to start a process for it."""
@@ -169,10 +172,20 @@ def descriptors(limit: int) -> Finding:
 
 def extras() -> Iterator[Finding]:
     """What is installed beside."""
-    for extra, package in (("ray", "ray"), ("dask", "distributed")):
-        found = installed(package)
-        text = f"{package} {found}" if found else f"not installed (pip install 'taskloom[{extra}]')"
-        yield Finding(f"extra {extra}", text)
+    for extra, package, oldest in EXTRAS:
+        yield library(extra, package, oldest, installed(package))
+
+
+def library(extra: str, package: str, oldest: tuple[int, int], found: str) -> Finding:
+    """The library of one kind of cluster; it may be missing, but not be too old."""
+    install = f"pip install 'taskloom[{extra}]'"
+    if not found:
+        return Finding(f"extra {extra}", f"not installed ({install})")
+    numbers = re.findall(r"\d+", found)[:2]
+    advice = ""
+    if tuple(map(int, numbers)) < oldest:
+        advice = f"It is older than {'.'.join(map(str, oldest))}: {install} brings one that fits."
+    return Finding(f"extra {extra}", f"{package} {found}", advice)
 
 
 def installed(package: str) -> str:
