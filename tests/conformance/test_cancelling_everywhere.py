@@ -268,8 +268,9 @@ def test_a_stream_can_be_cancelled(tmp_path):
 
     @tl.remote
     def items():
-        yield "first"
         try:
+            yield "first"
+            gate.note("began")
             time.sleep(60)
         except KeyboardInterrupt:
             gate.note("told")
@@ -277,6 +278,7 @@ def test_a_stream_can_be_cancelled(tmp_path):
 
     stream = items.remote()
     assert tl.get(next(stream), timeout=LONG_S) == "first"
+    gate.wait_for("began")
     tl.cancel(stream)
     with pytest.raises((TaskCancelledError, StopIteration)):
         tl.get(next(stream), timeout=LONG_S)
