@@ -230,6 +230,23 @@ def test_an_async_actor_runs_calls_side_by_side():
     assert tl.get([meeting.come.remote(20) for _ in range(20)], timeout=LONG_S) == [20] * 20
 
 
+def test_a_plain_method_of_an_async_actor_sees_the_same_state():
+    @tl.remote
+    class Mixed:
+        def __init__(self):
+            self.n = 0
+
+        async def add(self):
+            self.n += 1
+
+        def show(self):
+            return self.n
+
+    mixed = Mixed.remote()
+    tl.get([mixed.add.remote() for _ in range(3)], timeout=LONG_S)
+    assert tl.get(mixed.show.remote(), timeout=LONG_S) == 3
+
+
 def test_an_async_actor_awaits_tasks_and_keeps_its_state():
     @tl.remote
     class Adder:

@@ -177,8 +177,9 @@ def test_too_few_returned_values_are_an_error():
     def two():
         return 1, 2
 
-    with pytest.raises(ValueError, match="3"):
-        tl.get(two.remote())
+    for ref in two.remote():
+        with pytest.raises(ValueError, match="3"):
+            tl.get(ref)
 
 
 def test_a_generator_fills_its_returns_one_by_one():
