@@ -23,5 +23,7 @@ def test_the_doctor_asks_a_cluster_for_its_nodes_resources_and_versions(on_ray):
         r"ok +its resources +CPU 2, .*slot 4",
         r"ok +ray there +\S+, as here",
         r"ok +taskloom there +\S+, as here",
+        r"ok +its actors +answered in \d+ ms",
+        r"ok +its streams +answered in \d+ ms",
     ):
         assert re.search(rf"^{line}", done.stdout, re.MULTILINE), done.stdout

@@ -23,11 +23,14 @@ from typing import TYPE_CHECKING, Any, Final
 from taskloom import api
 from taskloom._machine import usable_cpus, usable_memory_bytes
 from taskloom._version import __version__
+from taskloom.actor import method
 from taskloom.backends._addresses import parse_address
 from taskloom.remote_function import remote
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+    from taskloom.ref import ObjectRef
 
 MEMORY_BYTES: Final = 256 * 2**20
 """With less than that, a driver and two workers with numpy have no room."""
@@ -221,6 +224,31 @@ def versions() -> dict[str, str]:
     return versions_here()
 
 
+@remote
+def two_items() -> Iterator[int]:
+    """A stream."""
+    yield from range(2)
+
+
+class Greeter:
+    """An actor."""
+
+    @method
+    def greet(self) -> str:
+        """A call that does nothing."""
+        return "hello"
+
+
+def call_actor() -> ObjectRef[Any]:
+    """What a new actor answers."""
+    return remote(Greeter).remote().greet.remote()
+
+
+def read_stream() -> ObjectRef[Any]:
+    """The last item of a stream."""
+    return list(two_items.remote())[-1]
+
+
 def versions_here() -> dict[str, str]:
     """The versions that must fit on both sides."""
     return {
@@ -278,6 +306,18 @@ def cluster(address: str) -> Iterator[Finding]:
     here = versions_here()
     for name in ("python", "taskloom", package):
         yield compared(name, here[name], there[name])
+    yield possible("its actors", call_actor)
+    yield possible("its streams", read_stream)
+
+
+def possible(what: str, call: Callable[[], ObjectRef[Any]]) -> Finding:
+    """Whether this cluster does one thing; what it refuses by nature is no problem."""
+    began = perf_counter()
+    try:
+        api.get(call(), timeout=ANSWER_S)
+    except NotImplementedError as error:
+        return Finding(what, f"refused: {error}")
+    return Finding(what, f"answered in {_ms(began)}")
 
 
 def compared(name: str, here: str, there: str) -> Finding:
