@@ -19,12 +19,8 @@ from tests.gates import eventually
 
 SETTLE_S: Final = 15.0
 
-RAY: Final[Mapping[str, Any]] = {
-    "num_cpus": 2,
-    "resources": {"slot": 4},
-    "object_store_memory": 200 * 2**20,
-    "include_dashboard": False,
-}
+SMALL: Final[Mapping[str, Any]] = {"num_cpus": 2, "resources": {"slot": 4}}
+"""What tests may count on: two CPUs, and four of a resource that nothing else uses."""
 
 
 def _nothing() -> None:
@@ -103,14 +99,16 @@ def _dask_address() -> str:
 STAGES: Final[Mapping[str, Stage]] = {
     stage.name: stage
     for stage in (
-        Stage(name="local", arguments={"num_cpus": 2, "resources": {"slot": 4}}),
-        Stage(
-            name="local_mode",
-            arguments={"local_mode": True, "num_cpus": 2, "resources": {"slot": 4}},
-        ),
+        Stage(name="local", arguments={"address": "local", **SMALL}),
+        Stage(name="local_mode", arguments={"address": "local", "local_mode": True, **SMALL}),
         Stage(
             name="ray",
-            arguments={"address": "ray", **RAY},
+            arguments={
+                "address": "ray",
+                **SMALL,
+                "object_store_memory": 200 * 2**20,
+                "include_dashboard": False,
+            },
             needs=("ray",),
             is_cluster=True,
             address=_ray_address,
@@ -118,7 +116,7 @@ STAGES: Final[Mapping[str, Stage]] = {
         ),
         Stage(
             name="dask",
-            arguments={"address": "dask", "num_cpus": 2, "resources": {"slot": 4}},
+            arguments={"address": "dask", **SMALL},
             needs=("distributed", "taskloom.backends.dask"),
             is_cluster=True,
             address=_dask_address,

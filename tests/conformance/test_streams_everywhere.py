@@ -108,6 +108,18 @@ def test_dropping_a_stream_ends_its_generator_before_the_next_call_at_the_latest
     gate.wait_for("closed")
 
 
+def test_closing_or_dropping_a_stream_is_no_error_to_be_told(tmp_path, capfd):
+    gate = Gate(tmp_path)
+    closed, dropped = endless.remote(gate), endless.remote(gate)
+    assert tl.get([next(closed), next(dropped)], timeout=LONG_S) == [0, 0]
+    closed.close()
+    del closed, dropped
+    tl.get(add.remote(1, 1), timeout=LONG_S)
+    gate.wait_for("closed", 2)
+    tl.get(add.remote(1, 1), timeout=LONG_S)
+    assert "Unhandled" not in capfd.readouterr().err
+
+
 def test_a_limit_holds_the_generator_back(tmp_path):
     gate = Gate(tmp_path)
 
