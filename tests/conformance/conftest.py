@@ -63,8 +63,9 @@ def no_leaks(backend: Stage, request: pytest.FixtureRequest) -> Iterator[None]:
         request.getfixturevalue("no_leaks")
         yield
         return
+    before = backend.calls()
     yield
-    if left := backend.calls_left():
+    if left := backend.calls_left(before):
         pytest.fail(f"calls that are not over: {left}", pytrace=False)
 
 

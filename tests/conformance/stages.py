@@ -71,12 +71,16 @@ class Stage:
             return repr(self.address())
         return ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
 
-    def calls_left(self) -> list[object]:
-        """Calls that a cluster has not ended although the test has."""
+    def calls(self) -> set[object]:
+        """The calls that a cluster has not ended yet."""
         running: Any = import_module("taskloom._current").peek().calls.running
+        return set(running.values())
+
+    def calls_left(self, before: set[object]) -> set[object]:
+        """Those of a test that has ended; ``before``: what it had found running."""
         gc.collect()
-        eventually(lambda: not running, SETTLE_S)
-        return list(running.values())
+        eventually(lambda: not self.calls() - before, SETTLE_S)
+        return self.calls() - before
 
 
 def _prepare_ray() -> None:
