@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test lint types unit test-all-pythons test-backends fuzz chaos bench bench-check format clean
+.PHONY: help venv demo test lint types unit test-all-pythons test-backends backend-table fuzz chaos bench bench-check format clean
 
 help:  ## show this list
 	@echo "taskloom: make <target>"
@@ -41,9 +41,14 @@ unit: venv  ## all tests, on one Python
 test-all-pythons: venv  ## all tests, on every other CPython >= 3.11 that is installed
 	@$(PY) tools/pythons.py others $(ARGS)
 
-test-backends: venv  ## the same programs on a real Ray, in an environment that has it
+test-backends: venv  ## one suite on every backend, and tests on a real Ray, in an environment that has it
 	@$(PY) tools/environment.py .venv-backends --extras test,ray
+	@.venv-backends/bin/python -m pytest -q tests/conformance --backends all $(ARGS)
 	@.venv-backends/bin/python -m pytest -q tests/on_clusters $(ARGS)
+
+# The results themselves: make test-backends ARGS="--matrix docs/backends.json"
+backend-table: venv  ## write the table in docs/backends.md from docs/backends.json
+	@$(PY) tools/backend_table.py
 
 # Which random sessions, e.g. make fuzz SEEDS=2000:1000000
 SEEDS ?= 2000:12000

@@ -52,6 +52,23 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("taskloom")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    # Here, because the options are read before the suite that they are for is found.
+    group = parser.getgroup("conformance", "the suite that runs on every backend")
+    group.addoption(
+        "--backends",
+        default="",
+        metavar="NAMES",
+        help="where tests/conformance runs: names with commas, or 'all' that are installed",
+    )
+    group.addoption(
+        "--matrix",
+        default="",
+        metavar="FILE",
+        help="write what passed where into this JSON file; what did not run stays as it was",
+    )
+
+
 # -- what a test may leave behind: nothing -----------------------------------------------------
 
 

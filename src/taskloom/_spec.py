@@ -78,6 +78,8 @@ class ActorSpec:
     """Calls of one caller run in the order of their submission, one at a time."""
     groups: tuple[tuple[str, int], ...]
     manifest: bytes = field(repr=False)
+    max_task_retries: int = 0
+    """Of calls that say nothing else; the spec of each call has its own number, too."""
 
     @property
     def is_serial(self) -> bool:

@@ -188,6 +188,7 @@ class ActorClass(Generic[T]):
             is_async=is_async,
             is_ordered=in_turn and not options.get("allow_out_of_order_execution"),
             groups=groups,
+            max_task_retries=int(options.get("max_task_retries") or 0),
             manifest=make_manifest(
                 cls,
                 self._methods,

@@ -15,9 +15,7 @@ from tests.gates import eventually
 import taskloom
 from taskloom.exceptions import (
     GetTimeoutError,
-    RayTaskError,
     TaskCancelledError,
-    TaskTimeoutError,
     WorkerCrashedError,
 )
 
@@ -45,56 +43,6 @@ def _session(on_ray):
     """All tests here run on Ray."""
 
 
-def test_a_graph_is_resolved_by_its_refs():
-    total = add.remote(add.remote(1, 2), add.remote(3, b=taskloom.put(4)))
-    assert taskloom.get(total) == 10
-
-
-def test_an_error_is_of_the_users_class_with_the_remote_traceback():
-    with pytest.raises(Broken) as caught:
-        taskloom.get(fail.remote(7))
-    assert caught.value.code == 7
-    assert isinstance(caught.value, RayTaskError)
-    assert "raise Broken(code" in str(caught.value)
-
-
-def test_dependents_of_a_failed_task_fail_with_its_error_and_do_not_run(tmp_path):
-    mark = tmp_path / "ran"
-
-    @taskloom.remote
-    def touch(_value):
-        mark.touch()
-
-    ref = touch.remote(touch.remote(fail.remote(3)))
-    with pytest.raises(Broken):
-        taskloom.get(ref)
-    assert not mark.exists()
-
-
-def test_get_raises_as_soon_as_one_has_failed():
-    @taskloom.remote
-    def wait_for_file(path):
-        while not os.path.exists(path):
-            time.sleep(0.01)
-
-    slow = wait_for_file.remote("/nowhere/at/all")
-    with pytest.raises(Broken):
-        taskloom.get([slow, fail.remote(1)], timeout=30)
-    taskloom.cancel(slow)
-    with pytest.raises(TaskCancelledError):
-        taskloom.get(slow, timeout=30)
-
-
-def test_refs_in_containers_stay_refs_in_arguments_and_results():
-    @taskloom.remote
-    def look(box):
-        (ref,) = box["refs"]
-        return isinstance(ref, taskloom.ObjectRef), taskloom.get(ref), [add.remote(1, 1)]
-
-    is_ref, value, made = taskloom.get(look.remote({"refs": [add.remote(20, 1)]}))
-    assert (is_ref, value, taskloom.get(made[0])) == (True, 21, 2)
-
-
 def test_a_ref_of_a_task_that_has_not_ended_can_travel_and_be_waited_for(tmp_path):
     gate = tmp_path / "gate"
 
@@ -111,16 +59,6 @@ def test_a_ref_of_a_task_that_has_not_ended_can_travel_and_be_waited_for(tmp_pat
         return len(ready), taskloom.get(box[0])
 
     assert taskloom.get(ask.remote([until_open.remote()]), timeout=60) == (0, "open")
-
-
-def test_nested_tasks_lend_their_cpu_while_they_wait():
-    @taskloom.remote
-    def tree(depth):
-        if not depth:
-            return 1
-        return sum(taskloom.get([tree.remote(depth - 1) for _ in range(2)]))
-
-    assert taskloom.get(tree.remote(3), timeout=120) == 8
 
 
 def test_await_gather_as_completed_and_wait_async_work_in_the_users_loop():
@@ -157,28 +95,6 @@ def test_a_coroutine_with_a_cpu_runs_as_a_task_of_its_own():
     assert taskloom.get(inside.remote(), timeout=60) == 5
 
 
-def test_several_returns_and_none():
-    @taskloom.remote(num_returns=2)
-    def pair():
-        return 1, 2
-
-    @taskloom.remote(num_returns=0)
-    def nothing():
-        pass
-
-    @taskloom.remote(num_returns=2)
-    def breaks_later():
-        yield "first"
-        raise Broken(1, "later")
-
-    assert taskloom.get(pair.remote()) == [1, 2]
-    assert nothing.remote() is None
-    first, second = breaks_later.remote()
-    assert taskloom.get(first) == "first"
-    with pytest.raises(Broken):
-        taskloom.get(second)
-
-
 def test_large_values_do_not_pass_through_the_driver():
     numpy = pytest.importorskip("numpy")
 
@@ -197,31 +113,6 @@ def test_large_values_do_not_pass_through_the_driver():
     assert taskloom.get(total.remote(numpy.ones(500_000)))[0] == 500_000.0
 
 
-def test_retries_after_exceptions_and_pauses_between_them(tmp_path):
-    @taskloom.remote(max_retries=3, retry_exceptions=[Broken], retry_delay=0.05)
-    def third_time(path):
-        with open(path, "a") as file:
-            file.write("x")
-        if os.path.getsize(path) < 3:
-            raise Broken(1, "again")
-        return os.path.getsize(path)
-
-    assert taskloom.get(third_time.remote(str(tmp_path / "tries"))) == 3
-
-
-def test_a_class_that_is_not_named_is_not_retried(tmp_path):
-    @taskloom.remote(max_retries=3, retry_exceptions=[KeyError])
-    def once(path):
-        with open(path, "a") as file:
-            file.write("x")
-        raise Broken(1, "no more")
-
-    path = tmp_path / "tries"
-    with pytest.raises(Broken):
-        taskloom.get(once.remote(str(path)))
-    assert path.read_text() == "x"
-
-
 def test_a_worker_that_dies_is_retried_within_the_budget(tmp_path):
     @taskloom.remote(max_retries=2)
     def dies(path, times):
@@ -237,26 +128,6 @@ def test_a_worker_that_dies_is_retried_within_the_budget(tmp_path):
     assert (tmp_path / "b").read_text() == "xxx"
 
 
-def test_timeout_interrupts_a_function_that_sleeps():
-    @taskloom.remote(timeout=0.3)
-    def sleep():
-        time.sleep(60)
-
-    with pytest.raises(TaskTimeoutError) as caught:
-        taskloom.get(sleep.remote(), timeout=30)
-    assert caught.value.timeout_s == 0.3
-    assert type(caught.value) is TaskTimeoutError
-
-
-def test_timeout_interrupts_a_coroutine():
-    @taskloom.remote(timeout=0.3)
-    async def sleep():
-        await asyncio.sleep(60)
-
-    with pytest.raises(TaskTimeoutError):
-        taskloom.get(sleep.remote(), timeout=30)
-
-
 def test_cancel_wakes_a_function_that_sleeps_and_the_worker_lives_on(tmp_path):
     @taskloom.remote
     def sleep(path):
@@ -270,22 +141,6 @@ def test_cancel_wakes_a_function_that_sleeps_and_the_worker_lives_on(tmp_path):
     taskloom.cancel(ref)
     with pytest.raises(TaskCancelledError):
         taskloom.get(ref, timeout=4)  # sooner than the grace after which the worker is killed
-
-
-def test_cancel_of_what_has_not_begun_and_of_a_coroutine():
-    @taskloom.remote(resources={"slot": 4})
-    def occupy():
-        time.sleep(60)
-
-    @taskloom.remote
-    async def doze():
-        await asyncio.sleep(60)
-
-    first, second, third = occupy.remote(), occupy.remote(), doze.remote()
-    for ref in (second, third, first):
-        taskloom.cancel(ref)
-        with pytest.raises(TaskCancelledError):
-            taskloom.get(ref, timeout=30)
 
 
 def test_an_await_that_is_cancelled_cancels_the_task(tmp_path):
@@ -363,13 +218,6 @@ def test_context_variables_and_the_runtime_context_reach_the_task():
     assert namespace == taskloom.get_runtime_context().namespace
 
 
-def test_what_does_not_pickle_is_refused_at_the_call():
-    with pytest.raises(TypeError, match="lock"):
-        add.remote(threading.Lock(), 1)
-    with pytest.raises(TypeError, match="put"):
-        taskloom.put(threading.Lock())
-
-
 def test_what_a_function_returns_and_cannot_be_pickled_is_its_error():
     @taskloom.remote
     def bad():
@@ -397,81 +245,6 @@ def test_a_group_ends_what_is_left_when_one_fails():
     assert isinstance(error, Broken)
     with pytest.raises(TaskCancelledError):
         taskloom.get(rest, timeout=30)
-
-
-def test_a_ref_that_was_pickled_by_hand_is_found_by_others():
-    import pickle
-
-    blob = pickle.dumps(taskloom.put([1, 2, 3]))
-
-    @taskloom.remote
-    def read(data):
-        return taskloom.get(pickle.loads(data))
-
-    assert taskloom.get(read.remote(blob)) == [1, 2, 3]
-
-
-def test_generators_stream_and_a_limit_holds_them_back(tmp_path):
-    @taskloom.remote(num_returns="streaming")
-    def count(n):
-        yield from range(n)
-
-    @taskloom.remote(num_returns="streaming", backpressure=2)
-    def careful(path):
-        for n in range(10):
-            with open(path, "a") as file:
-                file.write("x")
-            yield n
-
-    assert [taskloom.get(ref) for ref in count.remote(5)] == [0, 1, 2, 3, 4]
-    path = tmp_path / "made"
-    stream = careful.remote(str(path))
-    assert taskloom.get(next(stream)) == 0
-    assert path.stat().st_size <= 4
-    assert [taskloom.get(ref) for ref in stream] == list(range(1, 10))
-
-
-def test_an_error_of_a_generator_comes_as_its_last_item():
-    @taskloom.remote(num_returns="streaming")
-    def breaks():
-        yield 1
-        raise Broken(9, "in the middle")
-
-    stream = breaks.remote()
-    assert taskloom.get(next(stream)) == 1
-    with pytest.raises(Broken):
-        taskloom.get(next(stream))
-    with pytest.raises(StopIteration):
-        next(stream)
-
-
-def test_async_generators_stream():
-    @taskloom.remote
-    async def count(n):
-        for i in range(n):
-            await asyncio.sleep(0)
-            yield i
-
-    async def main():
-        return [await ref async for ref in count.remote(4)]
-
-    assert asyncio.run(main()) == [0, 1, 2, 3]
-
-
-def test_closing_a_stream_ends_its_task():
-    @taskloom.remote
-    def endless():
-        n = 0
-        while True:
-            yield n
-            n += 1
-            time.sleep(0.01)
-
-    stream = endless.remote()
-    assert taskloom.get(next(stream)) == 0
-    stream.close()
-    with pytest.raises(StopIteration):
-        next(stream)
 
 
 def test_an_error_that_nobody_looked_at_is_printed_once_by_the_last_that_has_it(capfd):

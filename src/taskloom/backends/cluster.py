@@ -104,7 +104,8 @@ class ClusterBackend:
 
     def is_canceled(self) -> bool:
         """True inside a task whose end was asked for."""
-        return self.context().task_key in cluster_context.cancelled
+        told = self.context().task_key in cluster_context.cancelled
+        return told or cluster_context.ask_cluster()
 
     # -- objects ------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Final
 
+from taskloom.backends import cluster_context
 from taskloom.exceptions import TaskTimeoutError
 
 _NOTICE_S: Final = 0.02
@@ -147,6 +148,10 @@ def notice_interrupts() -> None:
 
 def _on_interrupt(_number: int, _frame: FrameType | None) -> None:
     _noticed.set()
+    # The handler runs in the context of what it interrupts, so it knows which task that is.
+    task = cluster_context.here.get().task_key
+    if task is not None:
+        cluster_context.cancelled.add(task)
     raise KeyboardInterrupt
 
 

@@ -195,7 +195,10 @@ class Runner:
 
     def attempt(self, attempt: int) -> list[Outcome]:
         """One attempt; raises what it raises."""
-        return self.context(attempt).run(self._attempt, attempt)
+        try:
+            return self.context(attempt).run(self._attempt, attempt)
+        finally:
+            cluster_context.cancelled.discard(self.job.task)
 
     def _attempt(self, attempt: int) -> list[Outcome]:
         spec = self.spec

@@ -351,7 +351,8 @@ class InlineBackend:
         self._actors.sweep()
         while self.unheard:
             failure = self.unheard.popleft()
-            if not self._ignores_unheard:
+            # Who cancels, closes a stream or drops it knows of it, and is no error to be told.
+            if not (failure.cancelled or self._ignores_unheard):
                 print(
                     "Unhandled error (suppress with 'RAY_IGNORE_UNHANDLED_ERRORS=1'): "
                     f"{failure.revive()}",

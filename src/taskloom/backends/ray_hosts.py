@@ -10,6 +10,7 @@ import ray
 
 from taskloom._spec import TaskSpec
 from taskloom._wire.remote_errors import Failure
+from taskloom.backends import cluster_context
 from taskloom.backends.cluster_async import AsyncRunner
 from taskloom.backends.cluster_driver import Outcome
 from taskloom.backends.cluster_host import Hosted
@@ -29,6 +30,7 @@ class _Base:
 
     def _host(self, packed_facts: bytes, packed_spec: bytes, job: PackedJob, fills: Any) -> None:
         self._packed_facts = packed_facts
+        cluster_context.ask_cluster = _was_cancelled
         home, spec, one = enter(packed_facts, packed_spec, job)
         with warnings.catch_warnings():  # Ray's own use of what it has deprecated
             warnings.simplefilter("ignore")
@@ -53,6 +55,13 @@ class _Base:
 
 def _text_of(failure: Failure) -> str:
     return str(failure.revive())
+
+
+def _was_cancelled() -> bool:
+    try:
+        return bool(ray.get_runtime_context().is_canceled())
+    except (AttributeError, RuntimeError):
+        return False  # a Ray that is too old to tell, or a coroutine, which gets a CancelledError
 
 
 def _exit() -> NoReturn:

@@ -55,6 +55,10 @@ def options_of(request: Sequence[tuple[str, int]]) -> dict[str, Any]:
 def actor_options(spec: TaskSpec, facts: ActorSpec) -> dict[str, Any]:
     """The options of an actor."""
     options: dict[str, Any] = {"max_restarts": facts.max_restarts}
+    if facts.max_restarts:
+        # Each call has its own number as well.  But calls to an actor that is being restarted wait
+        # only if the actor itself has one; else they fail at once, and use their retries up.
+        options["max_task_retries"] = facts.max_task_retries
     if spec.request or not facts.placement:
         options.update(options_of(spec.request))
     # Else, as with Ray itself: one CPU to be made, and none to live.

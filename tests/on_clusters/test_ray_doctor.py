@@ -1,0 +1,29 @@
+"""``python -m taskloom doctor --address`` on a Ray that runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+
+def test_the_doctor_asks_a_cluster_for_its_nodes_resources_and_versions(on_ray):
+    import ray
+
+    address = f"ray+gcs://{ray.get_runtime_context().gcs_address}"
+    done = subprocess.run(
+        [sys.executable, "-m", "taskloom", "doctor", "--address", address],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for line in (
+        r"ok +cluster +ray\+gcs://\S+ answered in \d+ ms, 1 nodes",
+        r"ok +its resources +CPU 2, .*slot 4",
+        r"ok +ray there +\S+, as here",
+        r"ok +taskloom there +\S+, as here",
+        r"ok +its actors +answered in \d+ ms",
+        r"ok +its streams +answered in \d+ ms",
+    ):
+        assert re.search(rf"^{line}", done.stdout, re.MULTILINE), done.stdout
