@@ -1,0 +1,419 @@
+"""The driver of ``cluster_driver`` for Dask: our calls as Dask's tasks.
+
+Each call is one task of Dask's, whose value is an ``Answer`` (see ``dask_handles``).  Dependents
+name that task, so that Dask resolves them, places them near it and makes lost values again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Final
+
+import dask
+import distributed
+
+from taskloom._options import UNITS_PER_RESOURCE
+from taskloom._spec import TaskSpec
+from taskloom._wire.remote_errors import Failure
+from taskloom._wire.serialization import pack_plain
+from taskloom.backends import cluster_context, dask_head
+from taskloom.backends.base import FoundActor
+from taskloom.backends.cluster_driver import (
+    ActorHome,
+    Handle,
+    Here,
+    Job,
+    Launched,
+    Outcome,
+    Place,
+    Receipt,
+    SessionFacts,
+    Stream,
+)
+from taskloom.backends.dask_arrivals import Arrivals
+from taskloom.backends.dask_errors import failure_from_dask
+from taskloom.backends.dask_handles import (
+    Kept,
+    Output,
+    Promise,
+    Stored,
+    bind,
+    futures_in,
+    put_away,
+    snapshot,
+)
+from taskloom.backends.dask_interrupts import end_call, end_process
+from taskloom.backends.dask_waits import lent
+from taskloom.backends.dask_worker import homes, outcome_of, pack_call, pick, run, run_batch
+from taskloom.exceptions import GetTimeoutError
+
+_MOST_PARENTS: Final = 10_000
+
+
+class DaskDriver:
+    """See :class:`taskloom.backends.cluster_driver.Driver`.
+
+    Args:
+        facts: of the session.
+        client: of Dask's.
+        is_worker: this process is one of Dask's workers.
+        end: ends the connection of the program.
+    """
+
+    title = "Dask"
+
+    def __init__(
+        self,
+        facts: SessionFacts,
+        client: Any,
+        *,
+        is_worker: bool,
+        end: Callable[[], None] = lambda: None,
+    ) -> None:
+        worker = distributed.get_worker() if is_worker else None
+        self.client = client
+        # What Dask's own functions find out about the worker they are in: the context of a call
+        # of ours begins empty.
+        self._context = copy_context()
+        self.node_id: str = worker.address if worker is not None else f"{client.id}"
+        self.worker_id: str = worker.id if worker is not None else f"{client.id}"
+        self.shows_waiting = is_worker
+        self.session = facts.session_id.hex()
+        self._is_worker = is_worker
+        self._end = end
+        self._packed: dict[int, bytes] = {}
+        self._resources: dict[int, dict[str, float]] = {}
+        self._declared: frozenset[str] = frozenset(facts.extra.get("declared", ()))
+        self._numbers = itertools.count(1)
+        self._prefix = f"{self.session[:12]}-{os.urandom(4).hex()}"
+        self._arrivals = Arrivals(self)
+        self._verbs = ThreadPoolExecutor(1, "taskloom-verbs")
+        self._children: dict[int, list[Launched]] = {}
+
+    # -- calls --------------------------------------------------------------------------------
+
+    def check(self, spec: TaskSpec) -> None:
+        """Refuse what Dask has not."""
+
+    def packed(self, spec: TaskSpec) -> bytes:
+        """A spec as it travels, packed once."""
+        found = self._packed.get(spec.number)
+        if found is None:
+            retried: Any = spec.retry_exceptions
+            if not isinstance(retried, bool):
+                retried = spec.retry_blob
+            plain = dataclasses.replace(spec, retry_exceptions=retried, number=0)
+            found = self._packed[spec.number] = pickle.dumps(plain, 5)
+        return found
+
+    def future(self, key: str) -> Any:
+        """One of Dask's futures, of this process, for a key that somebody else holds, too."""
+        return distributed.Future(key, self.client)
+
+    def submit(self, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Launched:
+        """One task of Dask's."""
+        promise = self.send(spec, job, fills, run)
+        return Launched(promise, [Output(promise, index) for index in range(spec.num_returns)])
+
+    def send(
+        self,
+        spec: TaskSpec,
+        job: Job,
+        fills: Sequence[Any],
+        function: Callable[..., Any],
+        **options: Any,
+    ) -> Promise:
+        """Have Dask run ``function(session, spec, call, *values)``."""
+        here = [fill if isinstance(fill, Here) else _kept(fill) for fill in fills]
+        values = [self._value(fill) for fill, at in zip(fills, here, strict=True) if at is None]
+        keeps = futures_in(job.places.values()) if job.places else []
+        retries = spec.max_retries
+        if job.attempts and retries > 0:
+            retries = max(retries - job.attempts, 0)
+        key = f"{spec.name}-{self.session[:12]}{job.task:016x}"
+        if job.attempts:
+            key += f"-{job.attempts}"
+        with dask.annotate(**{dask_head.RETRIES: retries}):
+            future = self.client.submit(
+                function,
+                self.session,
+                self.packed(spec),
+                pack_call(job, here),
+                *values,
+                key=key,
+                priority=spec.priority,
+                resources=self._request(spec),
+                **options,
+            )
+        promise = Promise(key, spec.num_returns, job.task, future, keeps)
+        self._note_child(promise)
+        return promise
+
+    def _value(self, fill: Any) -> Any:
+        """What Dask is to resolve."""
+        if not isinstance(fill, Output):
+            return fill.future
+        promise = fill.promise
+        if promise.outputs == 1:
+            return promise.future
+        if fill.picked is None:
+            key = f"{promise.key}-{fill.index}"
+            fill.picked = self.client.submit(pick, promise.future, fill.index, key=key)
+        return fill.picked
+
+    def _request(self, spec: TaskSpec) -> dict[str, float] | None:
+        """What a task asks for, in Dask's words: CPUs only where workers say how many they have."""
+        found = self._resources.get(spec.number)
+        if found is None:
+            found = self._resources[spec.number] = {
+                name: units / UNITS_PER_RESOURCE
+                for name, units in spec.request
+                if name not in ("CPU", "memory") or name in self._declared
+            }
+        return found or None
+
+    def _note_child(self, promise: Promise) -> None:
+        """Remember what the running task has submitted: it may be cancelled with it."""
+        parent = cluster_context.here.get().task_key if self._is_worker else None
+        if parent is None:
+            return
+        if len(self._children) > _MOST_PARENTS:
+            self._children.clear()
+        self._children.setdefault(parent, []).append(Launched(promise, ()))
+
+    def stream(self, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Stream:
+        """Not there yet."""
+        raise NotImplementedError(f"{spec.name}(): streams are not possible on Dask")
+
+    def run_many(self, number: int, specs: Sequence[TaskSpec], batch: bytes) -> Handle:
+        """One task of Dask's for many calls; Dask does not try it again, we do."""
+        key = f"taskloom_batch-{self._prefix}{number:08x}"
+        packed = [self.packed(spec) for spec in specs]
+        with dask.annotate(**{dask_head.RETRIES: 0}):
+            future = self.client.submit(
+                run_batch,
+                self.session,
+                number,
+                packed,
+                batch,
+                key=key,
+                resources=self._request(specs[0]),
+            )
+        return Promise(key, 1, 0, future)
+
+    # -- values -------------------------------------------------------------------------------
+
+    def put(self, value: Outcome) -> Handle:
+        """Keep a value with a worker; in a worker: with this one."""
+        if self._is_worker:
+            value = snapshot(value)
+        scatter = partial(self.client.scatter, put_away(value), hash=False)
+        future = self._context.copy().run(scatter)
+        return Stored(future.key, 1, 0, future)
+
+    def on_done(self, handle: Handle, callback: Callable[[Any], None]) -> None:
+        """Have the thread of arrivals call back."""
+        self._arrivals.watch(handle, callback)
+
+    def fetch(self, handle: Handle, timeout_s: float | None) -> Outcome:
+        """Bring a value here."""
+        if isinstance(handle, ActorHome):
+            return pack_plain(None)
+        if isinstance(handle, Kept):
+            return handle.outcome
+        future = self._value(handle)
+        try:
+            value = future.result(timeout_s)
+        except (TimeoutError, distributed.TimeoutError):
+            raise GetTimeoutError(f"the value did not come within {timeout_s} s") from None
+        except BaseException as error:
+            if future.status == "pending" and not isinstance(error, Exception):
+                raise  # Ctrl-C, or the end of the task that waits
+            return failure_from_dask(error, future.key)
+        outcome = outcome_of(value)
+        bind(outcome, self.future)
+        return outcome
+
+    def receipt(self, handle: Handle) -> Receipt | Failure:
+        """A receipt that is there."""
+        told: Receipt | Failure = self._arrivals.receipts([handle])[handle]
+        return told
+
+    def wait(self, handles: Sequence[Handle], timeout_s: float | None) -> Sequence[Handle]:
+        """Wait as Dask's own programs do: a task lends its thread meanwhile."""
+        done = [handle for handle in handles if handle.future.done()]
+        if done or timeout_s == 0:
+            return done
+        futures = [handle.future for handle in handles]
+        with lent():
+            try:
+                distributed.wait(futures, timeout=timeout_s, return_when="FIRST_COMPLETED")
+            except (TimeoutError, distributed.TimeoutError):
+                pass
+            except distributed.client.FuturesCancelledError:
+                pass  # done, too
+        return [handle for handle in handles if handle.future.done()]
+
+    # -- cancelling ---------------------------------------------------------------------------
+
+    def cancel(self, launched: Launched, *, force: bool, recursive: bool) -> None:
+        """Ask for the end of a task: in a thread, for the caller may be a loop."""
+        self._verbs.submit(self._cancel, launched.receipt, force, recursive)
+
+    def _cancel(self, promise: Promise, force: bool, recursive: bool) -> None:
+        if promise.future is None or promise.future.done():
+            return
+        task = promise.task
+        address = self.client.run_on_scheduler(dask_head.whereabouts, promise.key)
+        if address is None:
+            self.client.cancel([promise.future], force=True)
+            return
+        if force:
+            # First: what is cancelled is not tried again when its worker is gone.
+            self.client.cancel([promise.future], force=True)
+            self.client.run(end_process, task, workers=[address], wait=False, on_error="ignore")
+            return
+        found = self.client.run(
+            interrupt, self.session, task, recursive, workers=[address], on_error="ignore"
+        )
+        if not any(found.values()):
+            self.client.cancel([promise.future], force=True)
+
+    def end_children(self, task: int) -> None:
+        """The end of what a task of this worker has submitted."""
+        for launched in self._children.pop(task, ()):
+            self.cancel(launched, force=False, recursive=True)
+
+    def forget_children(self, task: int) -> None:
+        """A task of this worker is over."""
+        self._children.pop(task, None)
+
+    # -- actors -------------------------------------------------------------------------------
+
+    def create_actor(
+        self, spec: TaskSpec, job: Job, fills: Sequence[Any]
+    ) -> ActorHome | FoundActor:
+        """Not there yet."""
+        raise NotImplementedError("actors are not possible on Dask")
+
+    def call_actor(
+        self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]
+    ) -> Launched:
+        """Not there yet."""
+        raise NotImplementedError("actors are not possible on Dask")
+
+    def stream_actor(
+        self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]
+    ) -> Stream:
+        """Not there yet."""
+        raise NotImplementedError("actors are not possible on Dask")
+
+    def kill_actor(self, actor: ActorHome, *, no_restart: bool) -> None:
+        """Not there yet."""
+        raise NotImplementedError("actors are not possible on Dask")
+
+    def actor_of(self, key: int) -> ActorHome | None:
+        """None is there."""
+        return None
+
+    def find_actor(self, namespace: str, name: str) -> ActorHome | None:
+        """None is there."""
+        return None
+
+    def list_actors(self, namespace: str) -> list[tuple[str, str]]:
+        """None is there."""
+        return []
+
+    # -- what all processes of a session know ---------------------------------------------------
+
+    def write(self, name: str, value: bytes) -> None:
+        """Tell all processes."""
+        self.client.run_on_scheduler(dask_head.write, self.session, name, value, fresh=False)
+
+    def read(self, name: str) -> bytes | None:
+        """What was told; None: nothing."""
+        found: bytes | None = self.client.run_on_scheduler(dask_head.read, self.session, name)
+        return found
+
+    def erase(self, name: str) -> None:
+        """Forget what was told."""
+        self.client.run_on_scheduler(dask_head.erase, self.session, name)
+
+    def publish(self, key: int, place: Place) -> None:
+        """The place of an object goes to the scheduler, which every process can ask."""
+        self.write(f"object/{key:x}", pickle.dumps(place, 5))
+
+    def look_up(self, key: int) -> Place | None:
+        """What :meth:`publish` was told."""
+        found = self.read(f"object/{key:x}")
+        if found is None:
+            return None
+        place: Place = pickle.loads(found)
+        bind(place, self.future)
+        return place
+
+    # -- facts --------------------------------------------------------------------------------
+
+    def accelerator_ids(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Dask hands out amounts, not devices."""
+        return ()
+
+    def total_resources(self) -> dict[str, float]:
+        """All that Dask's workers have."""
+        return _sum_up(self.client.run_on_scheduler(dask_head.inventory), 0)
+
+    def free_resources(self) -> dict[str, float]:
+        """What Dask's workers have left."""
+        return _sum_up(self.client.run_on_scheduler(dask_head.inventory), 1)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Dask's workers, in the form of Ray's nodes."""
+        found = self.client.run_on_scheduler(dask_head.inventory)
+        return [
+            {
+                "NodeID": address,
+                "Alive": True,
+                "NodeManagerAddress": host,
+                "NodeManagerHostname": host,
+                "NodeName": str(name),
+                "Resources": total,
+                "Labels": {},
+            }
+            for address, host, name, total, _free in found
+        ]
+
+    def close(self) -> None:
+        """Forget the session at the scheduler and the workers, and leave Dask."""
+        if self._is_worker:
+            return
+        self._verbs.shutdown(wait=True)
+        self._arrivals.close()
+        self._end()
+
+
+def _kept(fill: Any) -> Here | None:
+    return Here(fill.outcome) if isinstance(fill, Kept) else None
+
+
+def _sum_up(found: Sequence[Any], which: int) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for entry in found:
+        for name, amount in entry[3 + which].items():
+            total[name] = total.get(name, 0.0) + amount
+    return total
+
+
+def interrupt(session: str, task: int, recursive: bool) -> bool:
+    """In a worker: ask for the end of a call, and of what it has submitted; whether it runs."""
+    home: Any = homes.get(session)
+    is_running = end_call(task)
+    if recursive and home is not None:
+        home.driver.end_children(task)
+    return is_running

@@ -1,0 +1,206 @@
+"""What Dask keeps for us, and our names of it.
+
+A call is one task of Dask's, and Dask knows one value of it: an :class:`Answer`, which holds the
+receipt and the outputs.  Whoever has made the call learns from the *type* of that value, which
+Dask tells with the end of a task, whether it is small and worth fetching: a :class:`LargeAnswer`
+stays where it is.
+
+A handle travels by the key alone, and becomes one of Dask's futures where it arrives
+(:func:`bind`).  Dask's own way, a future that finds a client while it is unpickled, binds it to
+whatever client the unpickling thread has, which in a worker is not always ours.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distributed.protocol import dask_deserialize, dask_serialize
+
+from taskloom.backends.cluster_driver import ActorHome, Here, Outcome, Place, Receipt
+from taskloom.backends.cluster_values import Carried, size_of
+
+_OVERHEAD_BYTES = 64
+
+
+class Answer:
+    """The value of one of our tasks at Dask.
+
+    Args:
+        receipt: how the call has ended.
+        outcomes: what it gave, where the receipt does not hold all of it.
+    """
+
+    __slots__ = ("outcomes", "receipt")
+
+    def __init__(self, receipt: Receipt, outcomes: Sequence[Outcome] = ()) -> None:
+        self.receipt = receipt
+        self.outcomes = outcomes
+
+    def output(self, index: int) -> Any:
+        """One of the outputs."""
+        return self.outcomes[index] if self.outcomes else self.receipt.outcomes[index]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.receipt, self.outcomes)
+
+    def __sizeof__(self) -> int:  # Dask asks: it places and spills by size
+        all_of_it = self.outcomes or self.receipt.outcomes
+        return _OVERHEAD_BYTES + sum(size_of(one) for one in all_of_it)
+
+
+class LargeAnswer(Answer):
+    """One with an output that is not worth fetching before somebody asks for it."""
+
+    __slots__ = ()
+
+
+@dask_serialize.register(Answer)  # type: ignore[untyped-decorator]  # distributed is untyped
+def _apart(value: Answer) -> tuple[dict[str, Any], list[Any]]:
+    # Dask's own way copies: what goes by way of the scheduler it pickles by protocol 4.
+    buffers: list[pickle.PickleBuffer] = []
+    packed = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    return {}, [packed, *(buffer.raw() for buffer in buffers)]
+
+
+@dask_deserialize.register(Answer)  # type: ignore[untyped-decorator]
+def _together(_header: dict[str, Any], frames: Sequence[Any]) -> Answer:
+    found: Answer = pickle.loads(frames[0], buffers=frames[1:])
+    return found
+
+
+def put_away(outcome: Outcome) -> Answer:
+    """Something that was put, as a value of Dask's."""
+    return Answer(Receipt((None,)), (outcome,))
+
+
+def answer(told: tuple[Receipt, list[Outcome]]) -> Answer:
+    """A receipt and the outcomes as the value of a task of Dask's."""
+    receipt, outcomes = told
+    if None in receipt.outcomes:
+        return LargeAnswer(receipt, [snapshot(outcome) for outcome in outcomes])
+    if any(isinstance(outcome, Carried) for outcome in receipt.outcomes):
+        small = tuple(None if one is None else snapshot(one) for one in receipt.outcomes)
+        receipt = receipt._replace(outcomes=small)
+    return Answer(receipt)
+
+
+def snapshot(outcome: Outcome) -> Outcome:
+    """An outcome that shares no memory with the user's objects, who may go on to change them."""
+    if not isinstance(outcome, Carried):
+        return outcome
+    pieces = [bytes(piece) for piece in outcome.pieces]
+    # raw(): whatever the order of the bytes is, it stays.
+    buffers = [bytes(memoryview(buffer)) if not hasattr(buffer, "raw") else bytes(buffer.raw())
+               for buffer in outcome.buffers]  # fmt: skip
+    return Carried(pieces, buffers, outcome.places)
+
+
+class Promise:
+    """A call at Dask: a future of its :class:`Answer`.
+
+    Attributes:
+        key: Dask's name of it.
+        outputs: how many it gives.
+        task: the key of our task; 0: it is none.
+        future: Dask's; None: not bound in this process yet.
+        keeps: the futures that its arguments need, until it is over.
+    """
+
+    __slots__ = ("future", "keeps", "key", "outputs", "task")
+
+    def __init__(
+        self, key: str, outputs: int, task: int = 0, future: Any = None, keeps: Any = None
+    ) -> None:
+        self.key = key
+        self.outputs = outputs
+        self.task = task
+        self.future = future
+        self.keeps = keeps
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.key, self.outputs, self.task)
+
+
+class Output:
+    """One output of a call.
+
+    Attributes:
+        promise: of the call.
+        index: which output.
+        picked: the future of this output alone, once somebody has needed it.
+    """
+
+    __slots__ = ("index", "picked", "promise")
+
+    def __init__(self, promise: Promise, index: int) -> None:
+        self.promise = promise
+        self.index = index
+        self.picked: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Output, (self.promise, self.index)
+
+
+class Stored(Promise):
+    """A value that was put."""
+
+    __slots__ = ()
+
+
+class Kept:
+    """A small value that travels in its handle: an item of a stream."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Kept, (self.outcome,)
+
+
+def bind(found: Any, make: Callable[[str], Any]) -> None:
+    """Make futures of all handles in something that has just been unpickled.
+
+    Args:
+        found: a handle, a place, an outcome, a receipt, or a sequence of them.
+        make: gives the future of a key.
+    """
+    if isinstance(found, Promise):
+        if found.future is None:
+            found.future = make(found.key)
+    elif isinstance(found, Output):
+        bind(found.promise, make)
+    elif isinstance(found, Carried):
+        for place in found.places.values():
+            bind(place, make)
+    elif isinstance(found, ActorHome):
+        bind(found.handle, make)
+    elif isinstance(found, Place):
+        bind((found.receipt, found.value, found.outcome), make)
+    elif isinstance(found, Kept | Here):
+        bind(found.outcome, make)
+    elif isinstance(found, Answer):
+        bind((*found.receipt.outcomes, *found.outcomes), make)
+    elif isinstance(found, tuple | list):
+        for one in found:
+            bind(one, make)
+
+
+def futures_in(places: Any) -> list[Any]:
+    """The futures that the handles in places hold."""
+    found: list[Any] = []
+    for place in places:
+        for handle in (place.receipt, place.value):
+            if isinstance(handle, ActorHome):
+                handle = handle.handle
+            if isinstance(handle, Output):
+                found.append(handle.picked)
+                handle = handle.promise
+            if isinstance(handle, Promise):
+                found.append(handle.future)
+        if isinstance(place.outcome, Carried):
+            found += futures_in(place.outcome.places.values())
+    return found

@@ -1,0 +1,142 @@
+"""What Dask's workers run for us: plain functions that Dask calls, around our runners."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+import distributed
+
+from taskloom._spec import TaskSpec
+from taskloom.backends.cluster import ClusterBackend
+from taskloom.backends.cluster_async import AsyncRunner
+from taskloom.backends.cluster_batch_run import is_plain, run_many
+from taskloom.backends.cluster_driver import Here, Job, Outcome, Receipt
+from taskloom.backends.cluster_run import receipt_of, run_call
+from taskloom.backends.cluster_worker import home_of, learn
+from taskloom.backends.dask_handles import Answer, answer, bind
+from taskloom.backends.dask_head import LOST, read
+from taskloom.backends.dask_interrupts import Interruptible
+
+_LIMIT: Final = 10_000  # specs that a worker remembers
+_specs: dict[bytes, TaskSpec] = {}
+homes: dict[str, ClusterBackend] = {}
+_lock: Final = threading.Lock()
+
+
+def join(session: str) -> ClusterBackend:
+    """The session of a call; the first one that comes asks the scheduler what it is."""
+    home = homes.get(session)
+    if home is None:
+        with _lock:
+            home = homes.get(session)
+            if home is None:
+                packed = distributed.get_client().run_on_scheduler(read, session, "facts")
+                home = homes[session] = home_of(pickle.loads(packed))
+                return home
+    return home_of(home.facts)
+
+
+def spec_of(packed_spec: bytes) -> TaskSpec:
+    """The spec of a call: one object for all equal ones."""
+    spec = _specs.get(packed_spec)
+    if spec is None:
+        if len(_specs) > _LIMIT:
+            _specs.clear()
+        spec = _specs[packed_spec] = pickle.loads(packed_spec)
+    return spec
+
+
+def enter(
+    session: str, packed_spec: bytes, packed_call: bytes, values: Sequence[Any], lost: int = 0
+) -> tuple[ClusterBackend, TaskSpec, Job, list[Any]]:
+    """The session and the spec of a call, and its dependencies, in the worker that runs it."""
+    home = join(session)
+    fields, fills = pickle.loads(packed_call)
+    job = Job(*fields)
+    if job.registered:
+        learn(job.registered)
+    if lost:
+        job = job._replace(attempts=job.attempts + lost)
+    arrived = iter(values)
+    filled = [fill if fill is not None else Here(outcome_of(next(arrived))) for fill in fills]
+    make: Any = home.driver
+    bind([*job.places.values(), *filled], make.future)
+    return home, spec_of(packed_spec), job, filled
+
+
+def pack_call(job: Job, fills: Sequence[Here | None]) -> bytes:
+    """A call as it travels; None: a dependency that Dask brings."""
+    return pickle.dumps((tuple(job), list(fills)), 5)
+
+
+def outcome_of(value: Answer) -> Outcome:
+    """A value as Dask brings it: of a call that has one output, or something that was put."""
+    outcome: Outcome = value.output(0)
+    return outcome
+
+
+def lost_attempts() -> int:
+    """How many workers have died with the running task."""
+    worker = distributed.get_worker()
+    state = worker.state.tasks.get(worker.get_current_task())
+    return int((state.annotations or {}).get(LOST, 0)) if state is not None else 0
+
+
+# -- tasks of Dask's ------------------------------------------------------------------------------
+
+
+def run(session: str, packed_spec: bytes, packed_call: bytes, *values: Any) -> Answer:
+    """One call of a function."""
+    home, spec, job, fills = enter(session, packed_spec, packed_call, values, lost_attempts())
+    with Interruptible(job.task) as guard:
+        if guard.is_doomed:
+            raise KeyboardInterrupt
+        if spec.is_coroutine:
+            return answer(_run_coroutine(home, spec, job, fills, guard))
+        return answer(run_call(home, spec, job, fills))
+    return cancelled_answer(home, spec, job)  # the guard has caught an interrupt
+
+
+def _run_coroutine(
+    home: ClusterBackend, spec: TaskSpec, job: Job, fills: Sequence[Any], guard: Interruptible
+) -> tuple[Receipt, list[Outcome]]:
+    """A coroutine function, in a loop of its own: cancelled there, not by an interrupt."""
+    runner = AsyncRunner(home, spec, job, fills)
+
+    async def main() -> list[Outcome]:
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+        guard.cancel_by(lambda: loop.call_soon_threadsafe(task.cancel))
+        return await runner.run_async()
+
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as loops:
+        outcomes = loops.run(main())
+    return receipt_of(outcomes, runner.seconds), outcomes
+
+
+def cancelled_answer(home: ClusterBackend, spec: TaskSpec, job: Job) -> Answer:
+    """Of a call that was cancelled."""
+    failure = home.calls.cancelled(job)
+    return Answer(Receipt((failure,) * spec.num_returns))
+
+
+def run_batch(session: str, number: int, packed_specs: list[bytes], batch: bytes) -> Any:
+    """Many short calls."""
+    home = join(session)
+    receipts = run_many(home, number, [spec_of(packed) for packed in packed_specs], batch)
+    return pickle.dumps(receipts, 5) if all(map(is_plain, receipts)) else receipts
+
+
+def pick(value: Answer, index: int) -> Answer:
+    """One output of a call that has several."""
+    return Answer(Receipt((None,)), (value.output(index),))
+
+
+def tell(value: Answer) -> Answer:
+    """The receipt of a call, without its large outputs."""
+    return Answer(value.receipt)
