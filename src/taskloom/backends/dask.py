@@ -82,7 +82,7 @@ def join(facts: SessionFacts) -> DaskDriver:
 
 def _begin(config: Config, address: Address, client: Any, cluster: Any) -> ClusterBackend:
     """A session with a client that is connected."""
-    inventory = client.run_on_scheduler(_inventory) if cluster is None else ()
+    inventory = client.run_on_scheduler(_inventory)
     session = os.urandom(_ids.SESSION_BYTES)
     facts = SessionFacts(
         session_id=session,

@@ -50,11 +50,14 @@ from taskloom.backends.dask_handles import (
     snapshot,
 )
 from taskloom.backends.dask_interrupts import end_call, end_process
+from taskloom.backends.dask_program import FREE
 from taskloom.backends.dask_waits import lent
-from taskloom.backends.dask_worker import homes, outcome_of, pack_call, pick, run, run_batch
+from taskloom.backends.dask_worker import homes, outcome_of, pack_call, pick, run, run_batch, run_free
 from taskloom.exceptions import GetTimeoutError
 
 _MOST_PARENTS: Final = 10_000
+_FIRST: Final = 1_000_000
+"""The priority of calls that need no slot: they hold nobody up."""
 
 
 class DaskDriver:
@@ -115,11 +118,15 @@ class DaskDriver:
 
     def future(self, key: str) -> Any:
         """One of Dask's futures, of this process, for a key that somebody else holds, too."""
-        return distributed.Future(key, self.client)
+        future = distributed.Future(key, self.client)
+        # Dask's own way for futures that arrive, in ``fire_and_forget`` for one.
+        wish = {"op": "client-desires-keys", "keys": [key], "client": self.client.id}
+        self.client._send_to_scheduler(wish)
+        return future
 
     def submit(self, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Launched:
         """One task of Dask's."""
-        promise = self.send(spec, job, fills, run)
+        promise = self.send(spec, job, fills, run if _asks_for_cpu(spec) else run_free)
         return Launched(promise, [Output(promise, index) for index in range(spec.num_returns)])
 
     def send(
@@ -130,7 +137,7 @@ class DaskDriver:
         function: Callable[..., Any],
         **options: Any,
     ) -> Promise:
-        """Have Dask run ``function(session, spec, call, *values)``."""
+        """Have Dask run ``function(key, session, spec, call, *values)``."""
         here = [fill if isinstance(fill, Here) else _kept(fill) for fill in fills]
         values = [self._value(fill) for fill, at in zip(fills, here, strict=True) if at is None]
         keeps = futures_in(job.places.values()) if job.places else []
@@ -143,12 +150,13 @@ class DaskDriver:
         with dask.annotate(**{dask_head.RETRIES: retries}):
             future = self.client.submit(
                 function,
+                key.encode(),
                 self.session,
                 self.packed(spec),
                 pack_call(job, here),
                 *values,
                 key=key,
-                priority=spec.priority,
+                priority=spec.priority + (0 if _asks_for_cpu(spec) else _FIRST),
                 resources=self._request(spec),
                 **options,
             )
@@ -177,6 +185,8 @@ class DaskDriver:
                 for name, units in spec.request
                 if name not in ("CPU", "memory") or name in self._declared
             }
+            if FREE in self._declared and not _asks_for_cpu(spec):
+                found[FREE] = 1
         return found or None
 
     def _note_child(self, promise: Promise) -> None:
@@ -398,6 +408,10 @@ class DaskDriver:
         self._end()
 
 
+def _asks_for_cpu(spec: TaskSpec) -> bool:
+    return any(name == "CPU" for name, _ in spec.request)
+
+
 def _kept(fill: Any) -> Here | None:
     return Here(fill.outcome) if isinstance(fill, Kept) else None
 
@@ -406,6 +420,8 @@ def _sum_up(found: Sequence[Any], which: int) -> dict[str, float]:
     total: dict[str, float] = {}
     for entry in found:
         for name, amount in entry[3 + which].items():
+            if name == FREE:
+                continue
             total[name] = total.get(name, 0.0) + amount
     return total
 

@@ -129,7 +129,7 @@ def start_cluster(
     }
     scheduler = {
         "cls": distributed.Scheduler,
-        "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None},
+        "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"},
     }
     return SpecCluster(
         workers=workers, scheduler=scheduler, name="taskloom", silence_logs=logging.CRITICAL

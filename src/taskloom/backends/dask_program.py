@@ -14,14 +14,23 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
+from functools import partial
 from queue import Empty, SimpleQueue
+from time import sleep
 from typing import Any, Final
 
 import dask
 import distributed
+from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.worker_state_machine import UnpauseEvent
 
+FREE: Final = "taskloom"
+"""The resource that calls without a CPU ask for: only our own workers have it."""
+_PLENTY: Final = 1e9
 _IDLE_S: Final = 5.0
 """How long another thread waits for more."""
+_PATIENCE_S: Final = 2.0
+"""How long a worker has to end in good order."""
 _Work = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
@@ -89,6 +98,40 @@ class MainThreadPoolExecutor(Executor):
         self._main.put(None)
 
 
+class Doorman(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped
+    """Lets calls begin that ask for no CPU, however long the one with the CPU takes.
+
+    To Dask a task is a task, and a worker with one thread runs one.  Such calls are the first in
+    the worker's queue (their priority says so), and give their slot back as soon as they have
+    begun; here the worker gets one more slot for the moment in which it takes one up.
+    """
+
+    name = "taskloom-doorman"
+
+    def setup(self, worker: Any) -> None:
+        """Dask tells us where we are."""
+        self._worker = worker
+
+    def transition(self, key: str, start: str, finish: str, **_more: Any) -> None:
+        """A task changes its state."""
+        if finish == "constrained":
+            self._worker.loop.add_callback(self._let_in, key)
+
+    def _let_in(self, key: str) -> None:
+        state = self._worker.state
+        task = state.tasks.get(key)
+        if task is None or task.state != "constrained" or FREE not in task.resource_restrictions:
+            return
+        if not state.running:
+            return  # the worker is short of memory
+        slots, state.nthreads = state.nthreads, len(state.executing) + 1
+        try:
+            # Makes the worker look at its queue, and nothing else.
+            self._worker.handle_stimulus(UnpauseEvent(stimulus_id=f"taskloom-let-in-{key}"))
+        finally:
+            state.nthreads = slots
+
+
 def _run(work: _Work) -> None:
     future, function, args, kwargs = work
     try:
@@ -101,34 +144,42 @@ def main(scheduler: str, name: Any, resources: Mapping[str, float]) -> None:
     """Be a worker until the scheduler or the program that has started us is gone."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     executor = MainThreadPoolExecutor()
-    threading.Thread(target=_wait_for_parent, name="taskloom-parent", daemon=True).start()
+    workers: list[Any] = []
 
     async def work() -> None:
-        with dask.config.set({"distributed.worker.profile.enabled": False}):
-            async with distributed.Worker(
-                scheduler,
-                name=name,
-                nthreads=1,
-                executor=executor,
-                resources=dict(resources),
-                dashboard=False,
-                dashboard_address=None,
-            ) as worker:
-                await worker.finished()
+        async with distributed.Worker(
+            scheduler,
+            name=name,
+            nthreads=1,
+            executor=executor,
+            resources={FREE: _PLENTY, **resources},
+            plugins=[Doorman()],
+            dashboard=False,
+            dashboard_address="127.0.0.1:0",
+        ) as worker:
+            workers.append(worker)
+            await worker.finished()
 
     def run() -> None:
         try:
-            asyncio.run(work())
+            with dask.config.set({"distributed.worker.profile.enabled": False}):
+                asyncio.run(work())
         finally:
             sys.stdout.flush()
             os._exit(0)  # whatever the main thread is doing: nobody waits for it any more
 
     threading.Thread(target=run, name="taskloom-dask", daemon=True).start()
+    threading.Thread(
+        target=_wait_for_parent, args=(workers,), name="taskloom-parent", daemon=True
+    ).start()
     executor.serve()
-    threading.Event().wait()  # the other thread ends the process
+    threading.Event().wait()  # another thread ends the process
 
 
-def _wait_for_parent() -> None:
+def _wait_for_parent(workers: list[Any]) -> None:
     while os.read(0, 1024):
         pass
+    for worker in workers:
+        worker.loop.add_callback(partial(worker.close, executor_wait=False, nanny=False))
+    sleep(_PATIENCE_S)
     os._exit(0)

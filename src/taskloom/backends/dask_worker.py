@@ -6,9 +6,13 @@ import asyncio
 import pickle
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import time
 from typing import Any, Final
 
 import distributed
+from distributed.worker_state_machine import SecedeEvent
 
 from taskloom._spec import TaskSpec
 from taskloom.backends.cluster import ClusterBackend
@@ -79,44 +83,108 @@ def outcome_of(value: Answer) -> Outcome:
     return outcome
 
 
-def lost_attempts() -> int:
-    """How many workers have died with the running task."""
-    worker = distributed.get_worker()
-    state = worker.state.tasks.get(worker.get_current_task())
+def lost_attempts(key: bytes) -> int:
+    """How many workers have died with a task that runs here."""
+    state = distributed.get_worker().state.tasks.get(key.decode())
     return int((state.annotations or {}).get(LOST, 0)) if state is not None else 0
 
 
 # -- tasks of Dask's ------------------------------------------------------------------------------
+#
+# The key of a task is given as bytes: Dask replaces strings that are keys by what they stand for.
 
 
-def run(session: str, packed_spec: bytes, packed_call: bytes, *values: Any) -> Answer:
-    """One call of a function."""
-    home, spec, job, fills = enter(session, packed_spec, packed_call, values, lost_attempts())
-    with Interruptible(job.task) as guard:
-        if guard.is_doomed:
-            raise KeyboardInterrupt
-        if spec.is_coroutine:
-            return answer(_run_coroutine(home, spec, job, fills, guard))
-        return answer(run_call(home, spec, job, fills))
+def run(
+    key: bytes, session: str, packed_spec: bytes, packed_call: bytes, *values: Answer
+) -> Answer:
+    """One call that asks for a CPU: in the thread that Dask gives it."""
+    lost = lost_attempts(key)
+    return run_here(*enter(session, packed_spec, packed_call, values, lost))
+
+
+def run_here(home: ClusterBackend, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Answer:
+    """One call in this thread."""
+    try:
+        with Interruptible(job.task) as guard:
+            if guard.is_doomed:
+                raise KeyboardInterrupt
+            if spec.is_coroutine:
+                return answer(_run_coroutine(home, spec, job, fills, guard))
+            return answer(run_call(home, spec, job, fills))
+    finally:
+        home.driver.forget_children(job.task)  # type: ignore[attr-defined]  # it is a DaskDriver
     return cancelled_answer(home, spec, job)  # the guard has caught an interrupt
 
 
 def _run_coroutine(
     home: ClusterBackend, spec: TaskSpec, job: Job, fills: Sequence[Any], guard: Interruptible
 ) -> tuple[Receipt, list[Outcome]]:
-    """A coroutine function, in a loop of its own: cancelled there, not by an interrupt."""
-    runner = AsyncRunner(home, spec, job, fills)
-
-    async def main() -> list[Outcome]:
-        task = asyncio.current_task()
-        assert task is not None
-        loop = asyncio.get_running_loop()
-        guard.cancel_by(lambda: loop.call_soon_threadsafe(task.cancel))
-        return await runner.run_async()
-
+    """A coroutine function, in a loop of its own."""
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as loops:
-        outcomes = loops.run(main())
+        runner = AsyncRunner(home, spec, job, fills)
+        outcomes = loops.run(_guarded(runner, guard))
     return receipt_of(outcomes, runner.seconds), outcomes
+
+
+async def _guarded(runner: AsyncRunner, guard: Interruptible) -> list[Outcome]:
+    """Run a coroutine that is cancelled by its loop, not by an interrupt."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    guard.cancel_by(partial(loop.call_soon_threadsafe, task.cancel))
+    return await runner.run_async()
+
+
+async def run_free(
+    key: bytes, session: str, packed_spec: bytes, packed_call: bytes, *values: Answer
+) -> Answer:
+    """One call that asks for no CPU: it holds no slot of the worker."""
+    give_slot_back(key)
+    lost = lost_attempts(key)
+    entered = await asyncio.to_thread(enter, session, packed_spec, packed_call, values, lost)
+    if not entered[1].is_coroutine:
+        return await asyncio.wrap_future(crew.submit(run_here, *entered))
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_run_free(*entered), loop()))
+
+
+async def _run_free(home: ClusterBackend, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Answer:
+    """A coroutine function, in the loop that all of this process share."""
+    try:
+        with Interruptible(job.task) as guard:
+            if guard.is_doomed:
+                raise KeyboardInterrupt
+            runner = AsyncRunner(home, spec, job, fills)
+            outcomes = await _guarded(runner, guard)
+            return answer((receipt_of(outcomes, runner.seconds), outcomes))
+    finally:
+        home.driver.forget_children(job.task)  # type: ignore[attr-defined]  # it is a DaskDriver
+    return cancelled_answer(home, spec, job)
+
+
+def give_slot_back(key: bytes) -> None:
+    """On the worker's loop: the task goes on without a slot, and the next one begins."""
+    worker = distributed.get_worker()
+    event = SecedeEvent(
+        key=key.decode(), compute_duration=0.001, stimulus_id=f"taskloom-free-{time()}"
+    )
+    worker.loop.add_callback(worker.handle_stimulus, event)
+
+
+_MOST_THREADS: Final = 1000
+crew: Final = ThreadPoolExecutor(_MOST_THREADS, "taskloom-free")
+"""Runs plain functions that ask for no CPU."""
+_loops: Final[list[asyncio.AbstractEventLoop]] = []
+
+
+def loop() -> asyncio.AbstractEventLoop:
+    """The loop in which coroutines run that ask for no CPU."""
+    with _lock:
+        if not _loops:
+            _loops.append(asyncio.new_event_loop())
+            threading.Thread(
+                target=_loops[0].run_forever, name="taskloom-coroutines", daemon=True
+            ).start()
+        return _loops[0]
 
 
 def cancelled_answer(home: ClusterBackend, spec: TaskSpec, job: Job) -> Answer:
