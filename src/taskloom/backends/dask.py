@@ -10,9 +10,9 @@ import logging
 import os
 import pickle
 import sys
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Final
 
 from taskloom import _current, _ids
@@ -23,13 +23,15 @@ from taskloom.backends.cluster_connect import knock, load_extra
 from taskloom.backends.cluster_driver import SessionFacts
 
 distributed = load_extra("distributed", "dask")
-# After the line above, which says what to install.
+dask = load_extra("dask", "dask")
+# After the lines above, which say what to install.
 from taskloom.backends import dask_head  # noqa: E402
 from taskloom.backends.dask_driver import DaskDriver  # noqa: E402
-from taskloom.backends.dask_processes import start_cluster  # noqa: E402
+from taskloom.backends.dask_processes import OwnCluster  # noqa: E402
 
 _START_S: Final = 60.0
 """How long worker processes of our own may take to start."""
+_LOGGERS: Final = ("distributed", "distributed.client", "distributed.scheduler", "tornado")
 _OF_NO_USE: Final = ("object_store_memory", "include_dashboard")
 
 
@@ -47,32 +49,37 @@ def start(
     Raises:
         ConnectionError: it does not, or its versions are others than ours.
     """
+    quiet = _Quiet()
     cluster: Any = None
-    if address.is_running:
-        timeout_s = knock(address, timeout_s)
-        where = f"{'tls' if address.scheme == 'dask+tls' else 'tcp'}://{address.place}"
-        client = _connect(where, address, timeout_s)
-    else:
-        for name in _OF_NO_USE:
-            if arguments.get(name):
-                warnings.warn(
-                    f"init('dask'): {name} has no effect on Dask", UserWarning, stacklevel=4
-                )
-        cluster = start_cluster(
-            num_cpus=int(arguments.get("num_cpus") or os.cpu_count() or 1),
-            num_gpus=float(arguments.get("num_gpus") or 0),
-            resources=arguments.get("resources") or {},
-            shows_output=config.log_to_driver,
-        )
-        client = None
+    client: Any = None
     try:
-        if client is None:
-            client = distributed.Client(cluster, timeout=_START_S, set_as_default=False)
-            client.wait_for_workers(len(cluster.worker_spec), timeout=_START_S)
-        return _begin(config, address, client, cluster)
+        if address.is_running:
+            timeout_s = knock(address, timeout_s)
+            client = _connect(address, timeout_s)
+        else:
+            cluster = _start(config, arguments)
+            client = distributed.Client(cluster.address, timeout=_START_S, set_as_default=False)
+            client.wait_for_workers(cluster.size, timeout=_START_S)
+        return _begin(config, address, client, cluster, quiet)
     except BaseException:
         _close(client, cluster, None)
+        quiet.end()
         raise
+
+
+def _start(config: Config, arguments: Mapping[str, Any]) -> OwnCluster:
+    """A cluster of our own."""
+    for name in _OF_NO_USE:
+        if arguments.get(name):
+            warnings.warn(f"init('dask'): {name} has no effect on Dask", UserWarning, stacklevel=5)
+    if arguments.get("labels"):
+        raise NotImplementedError("init('dask'): labels are not possible on Dask; Ray has them")
+    return OwnCluster(
+        num_cpus=int(arguments.get("num_cpus") or os.cpu_count() or 1),
+        num_gpus=float(arguments.get("num_gpus") or 0),
+        resources=arguments.get("resources") or {},
+        shows_output=config.log_to_driver,
+    )
 
 
 def join(facts: SessionFacts) -> DaskDriver:
@@ -80,7 +87,9 @@ def join(facts: SessionFacts) -> DaskDriver:
     return DaskDriver(facts, distributed.get_client(), is_worker=True)
 
 
-def _begin(config: Config, address: Address, client: Any, cluster: Any) -> ClusterBackend:
+def _begin(
+    config: Config, address: Address, client: Any, cluster: Any, quiet: _Quiet
+) -> ClusterBackend:
     """A session with a client that is connected."""
     inventory = client.run_on_scheduler(_inventory)
     session = os.urandom(_ids.SESSION_BYTES)
@@ -104,6 +113,7 @@ def _begin(config: Config, address: Address, client: Any, cluster: Any) -> Clust
 
     def end() -> None:
         _close(client, cluster, head.name)
+        quiet.end()
 
     driver = DaskDriver(facts, client, is_worker=False, end=end)
     return ClusterBackend(driver, facts)
@@ -114,26 +124,27 @@ def _inventory(dask_scheduler: Any = None) -> list[list[str]]:
     return [list(worker.resources) for worker in dask_scheduler.workers.values()]
 
 
-def _connect(where: str, address: Address, timeout_s: float) -> Any:
+def _connect(address: Address, timeout_s: float) -> Any:
     """Dask's own client, in time, and with versions that fit."""
     ours = dask_head.versions()
     here = f"here: taskloom {ours[0]}, Dask {ours[1]}, Python {ours[2]}"
-    with _quiet():
-        try:
-            client = distributed.Client(where, timeout=timeout_s, set_as_default=False)
-        except (OSError, ValueError, TypeError) as error:
-            raise ConnectionError(
-                f"cannot connect to {address.text!r}: something listens at {address.place}, but "
-                f"it has not answered as Dask does within {timeout_s:.1f} s: {error} ({here})"
-            ) from error
-        try:
-            theirs = client.run_on_scheduler(dask_head.versions)
-        except BaseException as error:
-            client.close()
-            raise ConnectionError(
-                f"cannot use {address.text!r}: its scheduler cannot load taskloom, which it and "
-                f"its workers need in the same version: {error!r} ({here})"
-            ) from error
+    where = f"{'tls' if address.scheme == 'dask+tls' else 'tcp'}://{address.place}"
+    found = _client_in_time(where, timeout_s)
+    if found is None or isinstance(found, BaseException):
+        why = f": {found}" if found is not None else ""
+        raise ConnectionError(
+            f"cannot connect to {address.text!r}: something listens at {address.place}, but it "
+            f"has not answered as Dask does within {timeout_s:.1f} s{why} ({here})"
+        ) from found
+    client: Any = found
+    try:
+        theirs = client.run_on_scheduler(dask_head.versions)
+    except BaseException as error:
+        client.close()
+        raise ConnectionError(
+            f"cannot use {address.text!r}: its scheduler cannot load taskloom, which it and its "
+            f"workers need in the same version: {error!r} ({here})"
+        ) from error
     if theirs[0] != ours[0] or _minor(theirs[2]) != _minor(ours[2]):
         client.close()
         raise ConnectionError(
@@ -143,34 +154,58 @@ def _connect(where: str, address: Address, timeout_s: float) -> Any:
     return client
 
 
+def _client_in_time(where: str, timeout_s: float) -> Any:
+    """A client, what it has raised, or None: it is too late.
+
+    In a thread: Dask's own time limit is not one of the whole, and begins anew with each attempt.
+    """
+    found: list[Any] = []
+    limits = {"distributed.comm.timeouts.connect": timeout_s, "distributed.comm.retry.count": 0}
+
+    def connect() -> None:
+        with dask.config.set(limits):
+            try:
+                found.append(distributed.Client(where, timeout=timeout_s, set_as_default=False))
+            except BaseException as error:
+                found.append(error)
+
+    thread = threading.Thread(target=connect, name="taskloom-connect", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return found[0] if found else None
+
+
 def _minor(version: str) -> str:
     return version.rpartition(".")[0]
 
 
 def _close(client: Any, cluster: Any, head: str | None) -> None:
     """End what this process has with Dask; a cluster that is gone does not hold us up."""
-    with _quiet():
-        try:
-            if client is not None:
-                if head is not None and client.status == "running" and cluster is None:
-                    client.unregister_scheduler_plugin(head)
-                client.close(timeout=2)
-        except (OSError, ValueError, RuntimeError):
-            pass  # the scheduler is gone: nothing is left to tell it
-        finally:
-            if cluster is not None:
-                cluster.close(timeout=5)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Dask tells of connections that end, and of clusters that do not answer: we do so ourselves."""
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        if client is not None:
+            if head is not None and client.status == "running" and cluster is None:
+                client.unregister_scheduler_plugin(head)
+            client.close(timeout=2)
+    except (OSError, ValueError, RuntimeError):
+        pass  # the scheduler is gone: nothing is left to tell it
     finally:
-        logger.setLevel(level)
+        if cluster is not None:
+            cluster.close()
 
 
+class _Quiet:
+    """Keeps Dask's loggers silent, from now until :meth:`end`.
+
+    They tell of every connection that comes and goes, and of clusters that do not answer, which
+    we say ourselves.
+    """
+
+    def __init__(self) -> None:
+        self._levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    def end(self) -> None:
+        """Let them speak again."""
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)

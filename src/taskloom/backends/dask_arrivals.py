@@ -44,7 +44,11 @@ class Arrivals:
         """Have ``callback`` called with the receipt of a call, or a Failure."""
         if self._thread is None:
             self._start()
-        promise.future.add_done_callback(lambda _: self._come.put((promise, callback)))
+        future = promise.future
+        if promise.told is not None or future is None:
+            self._come.put((promise, callback))
+        else:
+            future.add_done_callback(lambda _: self._come.put((promise, callback)))
 
     def _start(self) -> None:
         with self._lock:
@@ -77,7 +81,9 @@ class Arrivals:
         wanted: dict[str, Any] = {}
         for promise in promises:
             future = promise.future
-            if future.status != "finished":
+            if promise.told is not None or future is None:
+                told[promise] = promise.told
+            elif future.status != "finished":
                 told[promise] = failure_of_future(future)
             elif future.type is LargeAnswer:
                 told[promise] = self._large(promise)
@@ -94,9 +100,9 @@ class Arrivals:
             if promise not in told:
                 value = found.get(promise.key)
                 if value is None:
-                    value = failure_of_future(promise.future)
+                    value = failure_of_future(wanted[promise.key])
                 told[promise] = self._opened(value)
-            promise.keeps = None
+            promise.settle(told[promise])
         return told
 
     def _large(self, promise: Promise) -> Receipt | Failure:
@@ -111,7 +117,7 @@ class Arrivals:
     def _opened(self, value: Any) -> Any:
         if isinstance(value, bytes):
             return pickle.loads(value)  # what a batch gives
-        bind(value, self._driver.future)
+        bind(value)
         return value.receipt if isinstance(value, Answer) else value
 
     def close(self) -> None:

@@ -37,6 +37,7 @@ from taskloom.backends.cluster_driver import (
     SessionFacts,
     Stream,
 )
+from taskloom.backends.cluster_values import Carried
 from taskloom.backends.dask_arrivals import Arrivals
 from taskloom.backends.dask_errors import failure_from_dask
 from taskloom.backends.dask_handles import (
@@ -45,6 +46,7 @@ from taskloom.backends.dask_handles import (
     Promise,
     Stored,
     bind,
+    clients,
     futures_in,
     put_away,
     snapshot,
@@ -53,7 +55,7 @@ from taskloom.backends.dask_interrupts import end_call, end_process
 from taskloom.backends.dask_program import FREE
 from taskloom.backends.dask_waits import lent
 from taskloom.backends.dask_worker import homes, outcome_of, pack_call, pick, run, run_batch, run_free
-from taskloom.exceptions import GetTimeoutError
+from taskloom.exceptions import GetTimeoutError, RaySystemError
 
 _MOST_PARENTS: Final = 10_000
 _FIRST: Final = 1_000_000
@@ -82,6 +84,7 @@ class DaskDriver:
     ) -> None:
         worker = distributed.get_worker() if is_worker else None
         self.client = client
+        clients[:] = [client]
         # What Dask's own functions find out about the worker they are in: the context of a call
         # of ours begins empty.
         self._context = copy_context()
@@ -89,6 +92,7 @@ class DaskDriver:
         self.worker_id: str = worker.id if worker is not None else f"{client.id}"
         self.shows_waiting = is_worker
         self.session = facts.session_id.hex()
+        self._ours = {dask_head.OURS: dask_head.plugin_name(self.session)}
         self._is_worker = is_worker
         self._end = end
         self._packed: dict[int, bytes] = {}
@@ -116,14 +120,6 @@ class DaskDriver:
             found = self._packed[spec.number] = pickle.dumps(plain, 5)
         return found
 
-    def future(self, key: str) -> Any:
-        """One of Dask's futures, of this process, for a key that somebody else holds, too."""
-        future = distributed.Future(key, self.client)
-        # Dask's own way for futures that arrive, in ``fire_and_forget`` for one.
-        wish = {"op": "client-desires-keys", "keys": [key], "client": self.client.id}
-        self.client._send_to_scheduler(wish)
-        return future
-
     def submit(self, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Launched:
         """One task of Dask's."""
         promise = self.send(spec, job, fills, run if _asks_for_cpu(spec) else run_free)
@@ -138,16 +134,15 @@ class DaskDriver:
         **options: Any,
     ) -> Promise:
         """Have Dask run ``function(key, session, spec, call, *values)``."""
-        here = [fill if isinstance(fill, Here) else _kept(fill) for fill in fills]
+        if self.client.status != "running":
+            raise RaySystemError("the connection to Dask's scheduler is gone")
+        here = [_at_hand(fill) for fill in fills]
         values = [self._value(fill) for fill, at in zip(fills, here, strict=True) if at is None]
         keeps = futures_in(job.places.values()) if job.places else []
-        retries = spec.max_retries
-        if job.attempts and retries > 0:
-            retries = max(retries - job.attempts, 0)
         key = f"{spec.name}-{self.session[:12]}{job.task:016x}"
         if job.attempts:
             key += f"-{job.attempts}"
-        with dask.annotate(**{dask_head.RETRIES: retries}):
+        with dask.annotate(**self._ours, **_marks(spec)):
             future = self.client.submit(
                 function,
                 key.encode(),
@@ -206,9 +201,10 @@ class DaskDriver:
         """One task of Dask's for many calls; Dask does not try it again, we do."""
         key = f"taskloom_batch-{self._prefix}{number:08x}"
         packed = [self.packed(spec) for spec in specs]
-        with dask.annotate(**{dask_head.RETRIES: 0}):
+        with dask.annotate(**self._ours):
             future = self.client.submit(
                 run_batch,
+                key.encode(),
                 self.session,
                 number,
                 packed,
@@ -226,7 +222,9 @@ class DaskDriver:
             value = snapshot(value)
         scatter = partial(self.client.scatter, put_away(value), hash=False)
         future = self._context.copy().run(scatter)
-        return Stored(future.key, 1, 0, future)
+        # The worker that has it keeps what is inside, too, but it may not have said so yet.
+        inside = futures_in(value.places.values()) if isinstance(value, Carried) else None
+        return Stored(future.key, 1, 0, future, inside)
 
     def on_done(self, handle: Handle, callback: Callable[[Any], None]) -> None:
         """Have the thread of arrivals call back."""
@@ -236,8 +234,9 @@ class DaskDriver:
         """Bring a value here."""
         if isinstance(handle, ActorHome):
             return pack_plain(None)
-        if isinstance(handle, Kept):
-            return handle.outcome
+        outcome: Outcome | None
+        if isinstance(handle, Kept | Output) and (outcome := handle.outcome) is not None:
+            return outcome
         future = self._value(handle)
         try:
             value = future.result(timeout_s)
@@ -248,7 +247,7 @@ class DaskDriver:
                 raise  # Ctrl-C, or the end of the task that waits
             return failure_from_dask(error, future.key)
         outcome = outcome_of(value)
-        bind(outcome, self.future)
+        bind(outcome)
         return outcome
 
     def receipt(self, handle: Handle) -> Receipt | Failure:
@@ -258,7 +257,7 @@ class DaskDriver:
 
     def wait(self, handles: Sequence[Handle], timeout_s: float | None) -> Sequence[Handle]:
         """Wait as Dask's own programs do: a task lends its thread meanwhile."""
-        done = [handle for handle in handles if handle.future.done()]
+        done = [handle for handle in handles if handle.is_done]
         if done or timeout_s == 0:
             return done
         futures = [handle.future for handle in handles]
@@ -269,7 +268,7 @@ class DaskDriver:
                 pass
             except distributed.client.FuturesCancelledError:
                 pass  # done, too
-        return [handle for handle in handles if handle.future.done()]
+        return [handle for handle in handles if handle.is_done]
 
     # -- cancelling ---------------------------------------------------------------------------
 
@@ -278,7 +277,7 @@ class DaskDriver:
         self._verbs.submit(self._cancel, launched.receipt, force, recursive)
 
     def _cancel(self, promise: Promise, force: bool, recursive: bool) -> None:
-        if promise.future is None or promise.future.done():
+        if promise.is_done:
             return
         task = promise.task
         address = self.client.run_on_scheduler(dask_head.whereabouts, promise.key)
@@ -366,7 +365,7 @@ class DaskDriver:
         if found is None:
             return None
         place: Place = pickle.loads(found)
-        bind(place, self.future)
+        bind(place)
         return place
 
     # -- facts --------------------------------------------------------------------------------
@@ -405,6 +404,7 @@ class DaskDriver:
             return
         self._verbs.shutdown(wait=True)
         self._arrivals.close()
+        clients.clear()
         self._end()
 
 
@@ -412,8 +412,17 @@ def _asks_for_cpu(spec: TaskSpec) -> bool:
     return any(name == "CPU" for name, _ in spec.request)
 
 
-def _kept(fill: Any) -> Here | None:
-    return Here(fill.outcome) if isinstance(fill, Kept) else None
+def _marks(spec: TaskSpec) -> dict[str, bool]:
+    marks = {} if _asks_for_cpu(spec) else {dask_head.FREE: True}
+    return marks if spec.max_retries else {**marks, dask_head.ONCE: True}
+
+
+def _at_hand(fill: Any) -> Here | None:
+    """A dependency that need not be resolved by Dask; None: another one."""
+    if isinstance(fill, Here):
+        return fill
+    outcome = fill.outcome if isinstance(fill, Kept | Output) else None
+    return None if outcome is None else Here(outcome)
 
 
 def _sum_up(found: Sequence[Any], which: int) -> dict[str, float]:

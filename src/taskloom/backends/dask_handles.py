@@ -6,20 +6,23 @@ Dask tells with the end of a task, whether it is small and worth fetching: a :cl
 stays where it is.
 
 A handle travels by the key alone, and becomes one of Dask's futures where it arrives
-(:func:`bind`).  Dask's own way, a future that finds a client while it is unpickled, binds it to
-whatever client the unpickling thread has, which in a worker is not always ours.
+(:func:`bind`), so that whoever has it keeps the value alive: also a worker that has only got a
+value in which there are handles.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
+import distributed
 from distributed.protocol import dask_deserialize, dask_serialize
 
+from taskloom._wire.remote_errors import Failure
 from taskloom.backends.cluster_driver import ActorHome, Here, Outcome, Place, Receipt
 from taskloom.backends.cluster_values import Carried, size_of
+from taskloom.backends.dask_head import WISH
 
 _OVERHEAD_BYTES = 64
 
@@ -67,7 +70,27 @@ def _apart(value: Answer) -> tuple[dict[str, Any], list[Any]]:
 @dask_deserialize.register(Answer)  # type: ignore[untyped-decorator]
 def _together(_header: dict[str, Any], frames: Sequence[Any]) -> Answer:
     found: Answer = pickle.loads(frames[0], buffers=frames[1:])
+    bind(found)
     return found
+
+
+clients: Final[list[Any]] = []
+"""Dask's client of the session that this process has joined last; empty before the first."""
+
+
+def make_future(key: str) -> Any:
+    """One of Dask's futures, of this process, for a key that somebody else holds, too."""
+    client = clients[-1] if clients else _client_of_worker()
+    future = distributed.Future(key, client)
+    # In the stream of all that this client says: before it releases what the handle came with.
+    client._send_to_scheduler({"op": WISH, "key": key})
+    return future
+
+
+def _client_of_worker() -> Any:
+    """Of a worker that has run nothing of ours yet, and gets a value; on its loop, mostly."""
+    (worker,) = distributed.Worker._instances
+    return worker._get_client()
 
 
 def put_away(outcome: Outcome) -> Answer:
@@ -106,21 +129,49 @@ class Promise:
         task: the key of our task; 0: it is none.
         future: Dask's; None: not bound in this process yet.
         keeps: the futures that its arguments need, until it is over.
+        told: how it has ended, when that is known here and nothing large is left at Dask.
+        has_left: others may know it by its key alone.
     """
 
-    __slots__ = ("future", "keeps", "key", "outputs", "task")
+    __slots__ = ("future", "has_left", "keeps", "key", "outputs", "task", "told")
 
     def __init__(
-        self, key: str, outputs: int, task: int = 0, future: Any = None, keeps: Any = None
+        self,
+        key: str,
+        outputs: int,
+        task: int = 0,
+        future: Any = None,
+        keeps: Any = None,
+        told: Receipt | Failure | None = None,
     ) -> None:
         self.key = key
         self.outputs = outputs
         self.task = task
         self.future = future
         self.keeps = keeps
+        self.told = told
+        self.has_left = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.key, self.outputs, self.task)
+        self.has_left = True  # before ``told`` is read: see ``settle``
+        return type(self), (self.key, self.outputs, self.task, None, None, self.told)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is known here that it is over."""
+        return self.told is not None or self.future.done()
+
+    def settle(self, told: Any) -> None:
+        """It is over."""
+        self.keeps = None
+        is_large = isinstance(told, Receipt) and None in told.outcomes
+        if is_large or not isinstance(told, Receipt | Failure):
+            return
+        self.told = told
+        # Dask runs a call again whose value is gone with its worker, as long as there is a
+        # future of it: not for what is here already.
+        if not self.has_left:
+            self.future = None
 
 
 class Output:
@@ -138,6 +189,12 @@ class Output:
         self.promise = promise
         self.index = index
         self.picked: Any = None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """It itself, where it is known."""
+        told = self.promise.told
+        return told.outcomes[self.index] if isinstance(told, Receipt) else told
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Output, (self.promise, self.index)
@@ -161,32 +218,35 @@ class Kept:
         return Kept, (self.outcome,)
 
 
-def bind(found: Any, make: Callable[[str], Any]) -> None:
+def bind(found: Any) -> None:
     """Make futures of all handles in something that has just been unpickled.
 
     Args:
         found: a handle, a place, an outcome, a receipt, or a sequence of them.
-        make: gives the future of a key.
     """
     if isinstance(found, Promise):
-        if found.future is None:
-            found.future = make(found.key)
+        if found.told is not None:
+            bind(found.told)
+        elif found.future is None:
+            found.future = make_future(found.key)
     elif isinstance(found, Output):
-        bind(found.promise, make)
+        bind(found.promise)
     elif isinstance(found, Carried):
         for place in found.places.values():
-            bind(place, make)
+            bind(place)
     elif isinstance(found, ActorHome):
-        bind(found.handle, make)
+        bind(found.handle)
     elif isinstance(found, Place):
-        bind((found.receipt, found.value, found.outcome), make)
+        bind((found.receipt, found.value, found.outcome))
     elif isinstance(found, Kept | Here):
-        bind(found.outcome, make)
+        bind(found.outcome)
+    elif isinstance(found, Receipt):
+        bind(found.outcomes)
     elif isinstance(found, Answer):
-        bind((*found.receipt.outcomes, *found.outcomes), make)
+        bind((found.receipt, found.outcomes))
     elif isinstance(found, tuple | list):
         for one in found:
-            bind(one, make)
+            bind(one)
 
 
 def futures_in(places: Any) -> list[Any]:
@@ -199,7 +259,7 @@ def futures_in(places: Any) -> list[Any]:
             if isinstance(handle, Output):
                 found.append(handle.picked)
                 handle = handle.promise
-            if isinstance(handle, Promise):
+            if isinstance(handle, Promise) and handle.future is not None:
                 found.append(handle.future)
         if isinstance(place.outcome, Carried):
             found += futures_in(place.outcome.places.values())

@@ -1,19 +1,30 @@
 """What we keep at Dask's scheduler: notes that all processes of a session read, and attempts.
 
-One plugin for each session.  It does three things that Dask itself has not:
+One plugin for each session.  It does four things that Dask itself has not:
 
 - *Notes*: where published objects and named actors are, and what the workers must know of the
   session.
-- *Attempts*: Dask runs a task again when its worker dies, as often as ``allowed-failures`` says,
-  for all tasks alike.  Here each of our tasks counts from a number of its own, so that
-  ``max_retries`` holds, and the worker is told how many attempts are lost.
+- *Attempts*: when a worker dies, Dask counts that against every task that it had been given, also
+  against those that only waited there, and gives up after ``allowed-failures``, for all tasks
+  alike.  We count for ourselves, against those that had begun.  The worker that gets such a task
+  next is told, and does not run it when ``max_retries`` is used up.
+- *Wishes*: a handle may arrive somewhere before the scheduler has heard of the task that it stands
+  for, from the worker that has submitted it.  Dask forgets what somebody wants of a task that it
+  does not know; here it is remembered.
 - *Whereabouts*: which worker has a task now, for those who want its end.
+
+Which tasks had begun: a worker says so when it begins one.  It says the end of a task no sooner
+than it begins the next one, so of those that have begun only the last ones run, as many as it has
+threads.  And it may die before what it has said has left: then what it would have begun next
+counts as begun.  A task that must not run twice is sure: it begins when the scheduler has heard of
+it.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import distributed
@@ -21,11 +32,39 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from taskloom._version import __version__
 
-RETRIES: Final = "taskloom_retries"
-"""The annotation of a task: how often it may be tried again; -1: without end."""
+OURS: Final = "taskloom"
+"""The annotation of our tasks."""
+ONCE: Final = "taskloom_once"
+"""The annotation of a task that must not be tried again."""
+FREE: Final = "taskloom_free"
+"""The annotation of a task that holds no thread of its worker."""
 LOST: Final = "taskloom_lost"
 """The annotation of a task: how many attempts it has lost."""
-_FOR_EVER: Final = 1 << 40
+WISH: Final = "taskloom-wish"
+"""What a client says that has got a handle."""
+_PATIENCE_S: Final = 10.0
+"""How long a task may be unknown that somebody wants."""
+_NEVER: Final = -(1 << 40)
+"""Dask gives up when its own count of lost workers exceeds a limit; from here it never does."""
+
+
+class _Worker:
+    """What a worker has to do for us.
+
+    Attributes:
+        threads: how many it has.
+        given: the keys of the tasks.
+        begun: those of them that run, in order, or have run and are not known to have ended.
+        suspects: once it is dead: those that have lost an attempt.
+    """
+
+    __slots__ = ("begun", "given", "suspects", "threads")
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.given: set[str] = set()
+        self.begun: dict[str, None] = {}
+        self.suspects: set[str] | None = None
 
 
 class Head(SchedulerPlugin):  # type: ignore[misc]  # distributed is untyped
@@ -40,34 +79,119 @@ class Head(SchedulerPlugin):  # type: ignore[misc]  # distributed is untyped
         self.name = plugin_name(session)
         self.notes = dict(notes)
         self._scheduler: Any = None
-        self._starts: dict[str, int] = {}  # of each task: what its count of lost workers began at
+        self._seen: dict[str, int] = {}  # Dask's count of lost workers, by task
+        self._workers: dict[str, _Worker] = {}
+        self._where: dict[str, _Worker] = {}  # who has a task to do
 
     async def start(self, scheduler: Any) -> None:
         """Dask tells us where we are."""
         self._scheduler = scheduler
+        scheduler.stream_handlers[WISH] = partial(_on_wish, scheduler)
 
     def update_graph(
-        self, scheduler: Any, *, annotations: Mapping[str, Mapping[str, int]], **_more: Any
+        self, scheduler: Any, *, annotations: Mapping[str, Mapping[str, str]], **_more: Any
     ) -> None:
-        """New tasks: those of ours count their lost workers from a number of their own."""
-        for key, retries in annotations.get(RETRIES, {}).items():
+        """New tasks."""
+        for key, session in annotations.get(OURS, {}).items():
             task = scheduler.tasks.get(key)
-            if task is not None and key not in self._starts:
-                allowed = scheduler.allowed_failures - (_FOR_EVER if retries < 0 else retries)
-                self._starts[key] = allowed
-                task.suspicious = allowed
+            if task is not None and session == self.name and key not in self._seen:
+                task.suspicious = self._seen[key] = _NEVER
+                for client in _wishes.pop(key, ()):
+                    scheduler.client_desires_keys([key], client)
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        """A worker tells that it has begun a task."""
+        if topic == self.name and (worker := self._where.get(msg)) is not None:
+            worker.begun[msg] = None
 
     def transition(self, key: str, start: str, finish: str, *_args: Any, **_more: Any) -> None:
-        """A task changes its state: one that has lost its worker is told with its next start."""
-        begun = self._starts.get(key)
-        if begun is None:
+        """A task changes its state."""
+        if key not in self._seen:
             return
+        if start == "memory" and finish == "released":
+            # Its value is lost, and when somebody wants it, it runs again: one attempt more.
+            self._count(self._scheduler.tasks.get(key))
+        if finish == "processing":
+            self._on_given(key)
+        elif start == "processing":
+            self._on_taken_away(key)
         if finish == "forgotten":
-            del self._starts[key]
-        elif start == "processing" and finish != "memory":
-            task = self._scheduler.tasks.get(key)
-            if task is not None and task.suspicious > begun:
-                task.annotations = {**(task.annotations or {}), LOST: task.suspicious - begun}
+            del self._seen[key]
+
+    def _on_given(self, key: str) -> None:
+        at = self._scheduler.tasks[key].processing_on
+        worker = self._workers.get(at.address)
+        if worker is None:
+            worker = self._workers[at.address] = _Worker(at.nthreads)
+        worker.given.add(key)
+        self._where[key] = worker
+
+    def _on_taken_away(self, key: str) -> None:
+        worker = self._where.pop(key, None)
+        task = self._scheduler.tasks.get(key)
+        if worker is None:
+            return
+        if task is not None and task.suspicious > self._seen[key]:
+            self._seen[key] = task.suspicious
+            if worker.suspects is None:
+                worker.suspects = self._find_suspects(worker)
+            if key in worker.suspects:
+                self._count(task)
+        worker.given.discard(key)
+        worker.begun.pop(key, None)
+
+    @staticmethod
+    def _count(task: Any) -> None:
+        """One attempt more is lost."""
+        if task is not None:
+            told = task.annotations or {}
+            task.annotations = {**told, LOST: told.get(LOST, 0) + 1}
+
+    def _find_suspects(self, worker: _Worker) -> set[str]:
+        """What had begun when a worker died."""
+        tasks = self._scheduler.tasks
+        suspects: set[str] = set()
+        in_threads: list[str] = []
+        for key in worker.begun:
+            told = (tasks[key].annotations if key in tasks else None) or {}
+            if FREE in told or ONCE in told:
+                suspects.add(key)
+            if FREE not in told:
+                in_threads.append(key)
+        suspects.update(in_threads[-worker.threads :])
+        waiting = sorted(
+            (tasks[key] for key in worker.given.difference(worker.begun) if key in tasks),
+            key=lambda task: task.priority,
+        )
+        free = max(worker.threads - len(in_threads), 0)
+        return suspects | {task.key for task in waiting[:free]}
+
+    def remove_worker(self, scheduler: Any, worker: str, **_more: Any) -> None:
+        """A worker is gone, and so is what it had to do."""
+        self._workers.pop(worker, None)
+
+
+_wishes: Final[dict[str, set[str]]] = {}
+"""Who wants what the scheduler does not know yet; {key: clients}, of all sessions."""
+
+
+def _on_wish(scheduler: Any, key: str, client: str) -> None:
+    """A process has got a handle."""
+    if key in scheduler.tasks:
+        scheduler.client_desires_keys([key], client)
+        return
+    _wishes.setdefault(key, set()).add(client)
+    scheduler.loop.call_later(_PATIENCE_S, _give_up, scheduler, key, client)
+
+
+def _give_up(scheduler: Any, key: str, client: str) -> None:
+    waiting = _wishes.get(key, set())
+    if client in waiting:
+        waiting.discard(client)
+        if not waiting:
+            del _wishes[key]
+        gone = {"op": "cancelled-keys", "keys": [key], "reason": "lost dependencies"}
+        scheduler.report(gone, client=client)
 
 
 def plugin_name(session: str) -> str:
@@ -95,6 +219,13 @@ def write(session: str, name: str, value: bytes, *, fresh: bool, dask_scheduler:
         return False
     head.notes[name] = value
     return True
+
+
+def begun(session: str, key: str, dask_scheduler: Any = None) -> None:
+    """A worker begins a task, and waits until that is known here."""
+    head = _head(dask_scheduler, session)
+    if head is not None:
+        head.log_event(head.name, key)
 
 
 def read(session: str, name: str, dask_scheduler: Any = None) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The worker processes of a Dask cluster of this program's own.
+"""A Dask cluster of this program's own: a scheduler in a thread, and worker processes.
 
 Not Dask's ``LocalCluster``: its processes import the program's main module again, so that one
 without ``if __name__ == "__main__"`` starts itself over and over, and they run tasks in a thread,
@@ -8,17 +8,17 @@ which nobody can wake from a sleep.  Ours begin empty, and run tasks in their ma
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any, Final
 
 import distributed
-from distributed.deploy.spec import ProcessInterface, SpecCluster
+from distributed.utils import LoopRunner, sync
 
 _PROGRAM: Final = (
     "import json, sys; facts = json.loads(sys.argv[1]); sys.path[:] = facts.pop('path'); "
@@ -26,111 +26,133 @@ _PROGRAM: Final = (
 )
 _PATIENCE_S: Final = 3.0
 """How long a process has to end by itself."""
-_AGAIN_S: Final = 0.5
-"""When to start a process again that has died, seconds; later ones twice as long each, up to:"""
-_LAST_S: Final = 10.0
+_TOO_SHORT_S: Final = 1.0
+"""A process that has lived less has not even started: the next one waits for so long."""
 
 
-class WorkerProcess(ProcessInterface):  # type: ignore[misc]  # distributed is untyped
+class WorkerProcess:
     """One worker of Dask's in a process of its own, started again when it dies.
 
     Args:
         scheduler: its address.
-        name: of the worker.
-        resources: that it has.
+        resources: that the worker has.
         shows_output: whether what tasks print is seen.
     """
 
     def __init__(
-        self,
-        scheduler: str,
-        name: Any = None,
-        resources: Mapping[str, float] | None = None,
-        shows_output: bool = True,
+        self, scheduler: str, resources: Mapping[str, float], *, shows_output: bool
     ) -> None:
-        self._facts = {
-            "scheduler": scheduler,
-            "name": name,
-            "resources": dict(resources or {}),
-            "path": [os.path.abspath(entry) for entry in sys.path],
-        }
-        self._shows_output = shows_output
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        super().__init__()
+        self._facts = json.dumps(
+            {
+                "scheduler": scheduler,
+                "resources": dict(resources),
+                "path": [os.path.abspath(entry) for entry in sys.path],
+            }
+        )
+        self._output = None if shows_output else subprocess.DEVNULL
+        self._is_over = threading.Event()
+        self._process = self._spawn()
+        self._watcher = threading.Thread(target=self._watch, name="taskloom-worker", daemon=True)
+        self._watcher.start()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        output = None if self._shows_output else subprocess.DEVNULL
         # The pipe says that we are here: the process ends when nobody holds the other end.
         return subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, json.dumps(self._facts)],
+            [sys.executable, "-c", _PROGRAM, self._facts],
             stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
+            stdout=self._output,
+            stderr=self._output,
         )
 
-    async def start(self) -> None:
-        """Start the process; Dask waits for the worker itself."""
-        self._process = self._spawn()
-        self._watcher = asyncio.create_task(self._watch(), name=f"watch {self._facts['name']}")
-        await super().start()
-
-    async def _watch(self) -> None:
-        pause_s = _AGAIN_S
+    def _watch(self) -> None:
         while True:
-            assert self._process is not None
-            await asyncio.to_thread(self._process.wait)
-            _close_pipe(self._process)
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, _LAST_S)
+            began = monotonic()
+            self._process.wait()
+            self._hang_up()
+            pause_s = _TOO_SHORT_S if monotonic() - began < _TOO_SHORT_S else 0.0
+            if self._is_over.wait(pause_s):
+                return
             self._process = self._spawn()
 
-    async def close(self) -> None:
-        """End the process, and wait until it is gone."""
-        watcher, process = self._watcher, self._process
-        if watcher is not None:
-            watcher.cancel()
-        if process is not None:
-            _close_pipe(process)
-            await asyncio.to_thread(_reap, process)
-        await super().close()
+    def _hang_up(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def end(self) -> None:
+        """Ask the process to end."""
+        self._is_over.set()
+        self._hang_up()
+
+    def reap(self) -> None:
+        """Wait until it is gone."""
+        self._watcher.join(_PATIENCE_S)
+        if self._watcher.is_alive():
+            self._process.kill()
+            self._watcher.join()
+        self._process.kill()  # one that was started while the end came; else nothing happens
+        self._process.wait()
+        self._hang_up()
 
 
-def _close_pipe(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-
-
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(_PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def start_cluster(
-    *, num_cpus: int, num_gpus: float, resources: Mapping[str, float], shows_output: bool
-) -> Any:
+class OwnCluster:
     """A scheduler in this process, and one worker process for each CPU.
 
     Dask gives resources to worker processes.  All that was asked for goes to the first one, so
     that whatever fits into the whole fits into a worker.
     """
-    special = dict(resources)
-    if num_gpus:
-        special["GPU"] = num_gpus
-    workers = {
-        number: {
-            "cls": WorkerProcess,
-            "options": {"resources": {} if number else special, "shows_output": shows_output},
-        }
-        for number in range(num_cpus)
-    }
-    scheduler = {
-        "cls": distributed.Scheduler,
-        "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"},
-    }
-    return SpecCluster(
-        workers=workers, scheduler=scheduler, name="taskloom", silence_logs=logging.CRITICAL
-    )
+
+    def __init__(
+        self,
+        *,
+        num_cpus: int,
+        num_gpus: float,
+        resources: Mapping[str, float],
+        shows_output: bool,
+    ) -> None:
+        special = dict(resources)
+        if num_gpus:
+            special["GPU"] = num_gpus
+        self._runner = LoopRunner()
+        self._runner.start()
+        self._workers: list[WorkerProcess] = []
+        self._scheduler: Any = None
+        try:
+            self._call(self._start)
+            for number in range(num_cpus):
+                own = {} if number else special
+                self._workers.append(
+                    WorkerProcess(self.address, own, shows_output=shows_output)
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def address(self) -> str:
+        """Of the scheduler."""
+        return str(self._scheduler.address)
+
+    @property
+    def size(self) -> int:
+        """How many workers there are to be."""
+        return len(self._workers)
+
+    async def _start(self) -> None:
+        self._scheduler = await distributed.Scheduler(
+            host="127.0.0.1", dashboard=False, dashboard_address="127.0.0.1:0"
+        )
+
+    def _call(self, function: Any) -> None:
+        sync(self._runner.loop, function)
+
+    def close(self) -> None:
+        """End all processes, and wait until they are gone."""
+        for worker in self._workers:
+            worker.end()
+        for worker in self._workers:
+            worker.reap()
+        self._workers.clear()
+        if self._scheduler is not None:
+            self._call(self._scheduler.close)
+            self._scheduler = None
+        self._runner.stop()

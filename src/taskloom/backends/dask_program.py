@@ -140,7 +140,7 @@ def _run(work: _Work) -> None:
         future.set_exception(error)
 
 
-def main(scheduler: str, name: Any, resources: Mapping[str, float]) -> None:
+def main(scheduler: str, resources: Mapping[str, float]) -> None:
     """Be a worker until the scheduler or the program that has started us is gone."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     executor = MainThreadPoolExecutor()
@@ -149,7 +149,6 @@ def main(scheduler: str, name: Any, resources: Mapping[str, float]) -> None:
     async def work() -> None:
         async with distributed.Worker(
             scheduler,
-            name=name,
             nthreads=1,
             executor=executor,
             resources={FREE: _PLENTY, **resources},

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import time
 
-from distributed.threadpoolexecutor import rejoin, secede
+from distributed import threadpoolexecutor as pool
 from distributed.worker import thread_state
 from distributed.worker_state_machine import SecedeEvent
 
@@ -23,10 +23,10 @@ def lent() -> Iterator[None]:
         yield
         return
     worker = state["worker"]
-    has_pool = getattr(thread_state, "executor", None) is not None  # Dask's own, not ours
+    has_pool = hasattr(pool.thread_state, "executor")  # Dask's own, not ours
     if has_pool:
         try:
-            secede()
+            pool.secede()
         except KeyError:  # it has done so already
             yield
             return
@@ -39,4 +39,4 @@ def lent() -> Iterator[None]:
         yield
     finally:
         if has_pool:
-            rejoin()
+            pool.rejoin()

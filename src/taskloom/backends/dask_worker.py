@@ -15,6 +15,7 @@ import distributed
 from distributed.worker_state_machine import SecedeEvent
 
 from taskloom._spec import TaskSpec
+from taskloom._wire.remote_errors import Failure, system_failure
 from taskloom.backends.cluster import ClusterBackend
 from taskloom.backends.cluster_async import AsyncRunner
 from taskloom.backends.cluster_batch_run import is_plain, run_many
@@ -22,8 +23,9 @@ from taskloom.backends.cluster_driver import Here, Job, Outcome, Receipt
 from taskloom.backends.cluster_run import receipt_of, run_call
 from taskloom.backends.cluster_worker import home_of, learn
 from taskloom.backends.dask_handles import Answer, answer, bind
-from taskloom.backends.dask_head import LOST, read
+from taskloom.backends.dask_head import LOST, ONCE, begun, plugin_name, read
 from taskloom.backends.dask_interrupts import Interruptible
+from taskloom.exceptions import WorkerCrashedError
 
 _LIMIT: Final = 10_000  # specs that a worker remembers
 _specs: dict[bytes, TaskSpec] = {}
@@ -67,8 +69,7 @@ def enter(
         job = job._replace(attempts=job.attempts + lost)
     arrived = iter(values)
     filled = [fill if fill is not None else Here(outcome_of(next(arrived))) for fill in fills]
-    make: Any = home.driver
-    bind([*job.places.values(), *filled], make.future)
+    bind([*job.places.values(), *filled])
     return home, spec_of(packed_spec), job, filled
 
 
@@ -83,10 +84,25 @@ def outcome_of(value: Answer) -> Outcome:
     return outcome
 
 
-def lost_attempts(key: bytes) -> int:
-    """How many workers have died with a task that runs here."""
-    state = distributed.get_worker().state.tasks.get(key.decode())
-    return int((state.annotations or {}).get(LOST, 0)) if state is not None else 0
+def begin(key: bytes, session: str) -> int:
+    """A task begins: the scheduler is told; how many workers have died with it already."""
+    worker, name = distributed.get_worker(), key.decode()
+    state = worker.state.tasks.get(name)
+    told = (state.annotations if state is not None else None) or {}
+    if ONCE in told:
+        distributed.get_client().run_on_scheduler(begun, session, name)
+    else:
+        worker.log_event(plugin_name(session), name)
+    return int(told.get(LOST, 0))
+
+
+def crashed(name: str) -> Failure:
+    """Of a call whose workers have died too often."""
+    return system_failure(
+        WorkerCrashedError(
+            f"The worker died unexpectedly while executing {name}(), which may not be tried again."
+        )
+    )
 
 
 # -- tasks of Dask's ------------------------------------------------------------------------------
@@ -98,12 +114,13 @@ def run(
     key: bytes, session: str, packed_spec: bytes, packed_call: bytes, *values: Answer
 ) -> Answer:
     """One call that asks for a CPU: in the thread that Dask gives it."""
-    lost = lost_attempts(key)
-    return run_here(*enter(session, packed_spec, packed_call, values, lost))
+    return run_here(*enter(session, packed_spec, packed_call, values, begin(key, session)))
 
 
 def run_here(home: ClusterBackend, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Answer:
     """One call in this thread."""
+    if job.attempts > spec.max_retries >= 0:
+        return failed_answer(crashed(spec.name), spec)
     try:
         with Interruptible(job.task) as guard:
             if guard.is_doomed:
@@ -140,15 +157,22 @@ async def run_free(
 ) -> Answer:
     """One call that asks for no CPU: it holds no slot of the worker."""
     give_slot_back(key)
-    lost = lost_attempts(key)
-    entered = await asyncio.to_thread(enter, session, packed_spec, packed_call, values, lost)
+    entered = await asyncio.to_thread(_begin_free, key, session, packed_spec, packed_call, values)
     if not entered[1].is_coroutine:
         return await asyncio.wrap_future(crew.submit(run_here, *entered))
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_run_free(*entered), loop()))
 
 
+def _begin_free(
+    key: bytes, session: str, packed_spec: bytes, packed_call: bytes, values: Sequence[Answer]
+) -> tuple[ClusterBackend, TaskSpec, Job, list[Any]]:
+    return enter(session, packed_spec, packed_call, values, begin(key, session))
+
+
 async def _run_free(home: ClusterBackend, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Answer:
     """A coroutine function, in the loop that all of this process share."""
+    if job.attempts > spec.max_retries >= 0:
+        return failed_answer(crashed(spec.name), spec)
     try:
         with Interruptible(job.task) as guard:
             if guard.is_doomed:
@@ -189,12 +213,20 @@ def loop() -> asyncio.AbstractEventLoop:
 
 def cancelled_answer(home: ClusterBackend, spec: TaskSpec, job: Job) -> Answer:
     """Of a call that was cancelled."""
-    failure = home.calls.cancelled(job)
+    return failed_answer(home.calls.cancelled(job), spec)
+
+
+def failed_answer(failure: Failure, spec: TaskSpec) -> Answer:
+    """Of a call that has failed."""
     return Answer(Receipt((failure,) * spec.num_returns))
 
 
-def run_batch(session: str, number: int, packed_specs: list[bytes], batch: bytes) -> Any:
-    """Many short calls."""
+def run_batch(
+    key: bytes, session: str, number: int, packed_specs: list[bytes], batch: bytes
+) -> Any:
+    """Many short calls; when their worker has died, whoever has sent them sends each alone."""
+    if begin(key, session):
+        return crashed("taskloom_batch")
     home = join(session)
     receipts = run_many(home, number, [spec_of(packed) for packed in packed_specs], batch)
     return pickle.dumps(receipts, 5) if all(map(is_plain, receipts)) else receipts
