@@ -53,8 +53,9 @@ from taskloom.backends.dask_handles import (
 )
 from taskloom.backends.dask_interrupts import end_call, end_process
 from taskloom.backends.dask_program import FREE
+from taskloom.backends.dask_streams import DaskStream
 from taskloom.backends.dask_waits import lent
-from taskloom.backends.dask_worker import homes, outcome_of, pack_call, pick, run, run_batch, run_free
+from taskloom.backends.dask_worker import homes, outcome_of, pack_call, pick, run, run_batch, run_free, run_free_stream, run_stream
 from taskloom.exceptions import GetTimeoutError, RaySystemError
 
 _MOST_PARENTS: Final = 10_000
@@ -194,8 +195,10 @@ class DaskDriver:
         self._children.setdefault(parent, []).append(Launched(promise, ()))
 
     def stream(self, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Stream:
-        """Not there yet."""
-        raise NotImplementedError(f"{spec.name}(): streams are not possible on Dask")
+        """One task of Dask's, and a queue between it and the consumer."""
+        run_it = run_stream if _asks_for_cpu(spec) else run_free_stream
+        promise = self.send(spec, job, fills, run_it)
+        return DaskStream(self, spec, job.task, promise)
 
     def run_many(self, number: int, specs: Sequence[TaskSpec], batch: bytes) -> Handle:
         """One task of Dask's for many calls; Dask does not try it again, we do."""
@@ -218,13 +221,17 @@ class DaskDriver:
 
     def put(self, value: Outcome) -> Handle:
         """Keep a value with a worker; in a worker: with this one."""
+        return self.put_as(f"value-{self._prefix}{next(self._numbers):08x}", value)
+
+    def put_as(self, key: str, value: Outcome) -> Stored:
+        """Keep a value under a name of its own."""
         if self._is_worker:
             value = snapshot(value)
-        scatter = partial(self.client.scatter, put_away(value), hash=False)
-        future = self._context.copy().run(scatter)
+        scatter = partial(self.client.scatter, {key: put_away(value)})
+        future = self._context.copy().run(scatter)[key]
         # The worker that has it keeps what is inside, too, but it may not have said so yet.
         inside = futures_in(value.places.values()) if isinstance(value, Carried) else None
-        return Stored(future.key, 1, 0, future, inside)
+        return Stored(key, 1, 0, future, inside)
 
     def on_done(self, handle: Handle, callback: Callable[[Any], None]) -> None:
         """Have the thread of arrivals call back."""

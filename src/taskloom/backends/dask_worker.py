@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import time
@@ -20,11 +20,13 @@ from taskloom.backends.cluster import ClusterBackend
 from taskloom.backends.cluster_async import AsyncRunner
 from taskloom.backends.cluster_batch_run import is_plain, run_many
 from taskloom.backends.cluster_driver import Here, Job, Outcome, Receipt
+from taskloom.backends.cluster_replay import StreamRunner
 from taskloom.backends.cluster_run import receipt_of, run_call
 from taskloom.backends.cluster_worker import home_of, learn
 from taskloom.backends.dask_handles import Answer, answer, bind
 from taskloom.backends.dask_head import LOST, ONCE, begun, plugin_name, read
 from taskloom.backends.dask_interrupts import Interruptible
+from taskloom.backends.dask_streams import produce, produce_async
 from taskloom.exceptions import WorkerCrashedError
 
 _LIMIT: Final = 10_000  # specs that a worker remembers
@@ -163,6 +165,59 @@ async def run_free(
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_run_free(*entered), loop()))
 
 
+def run_stream(
+    key: bytes, session: str, packed_spec: bytes, packed_call: bytes, *values: Answer
+) -> Answer:
+    """One call of a generator function that asks for a CPU."""
+    entered = enter(session, packed_spec, packed_call, values, begin(key, session))
+    return produce_here(session, *entered)
+
+
+def produce_here(
+    session: str, home: ClusterBackend, spec: TaskSpec, job: Job, fills: Sequence[Any]
+) -> Answer:
+    """One call of a generator function, in this thread."""
+    if job.attempts > spec.max_retries >= 0:
+        return failed_answer(crashed(spec.name), spec)
+    try:
+        with Interruptible(job.task) as guard:
+            if guard.is_doomed:
+                raise KeyboardInterrupt
+            return produce(session, StreamRunner(home, spec, job, fills))
+    finally:
+        home.driver.forget_children(job.task)  # type: ignore[attr-defined]  # it is a DaskDriver
+    return cancelled_answer(home, spec, job)
+
+
+async def run_free_stream(
+    key: bytes, session: str, packed_spec: bytes, packed_call: bytes, *values: Answer
+) -> Answer:
+    """One call of a generator function that asks for no CPU."""
+    give_slot_back(key)
+    entered = await asyncio.to_thread(_begin_free, key, session, packed_spec, packed_call, values)
+    if not entered[1].is_coroutine:
+        return await asyncio.wrap_future(crew.submit(produce_here, session, *entered))
+    work = _produce_free(session, *entered)
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop()))
+
+
+async def _produce_free(
+    session: str, home: ClusterBackend, spec: TaskSpec, job: Job, fills: Sequence[Any]
+) -> Answer:
+    """An async generator function, in the loop that all of this process share."""
+    if job.attempts > spec.max_retries >= 0:
+        return failed_answer(crashed(spec.name), spec)
+    with Interruptible(job.task) as guard:
+        if guard.is_doomed:
+            raise KeyboardInterrupt
+        task = asyncio.current_task()
+        assert task is not None
+        guard.cancel_by(partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel))
+        runner = StreamRunner(home, spec, job, fills)
+        return await produce_async(session, runner, in_crew)
+    return cancelled_answer(home, spec, job)
+
+
 def _begin_free(
     key: bytes, session: str, packed_spec: bytes, packed_call: bytes, values: Sequence[Answer]
 ) -> tuple[ClusterBackend, TaskSpec, Job, list[Any]]:
@@ -197,6 +252,13 @@ def give_slot_back(key: bytes) -> None:
 _MOST_THREADS: Final = 1000
 crew: Final = ThreadPoolExecutor(_MOST_THREADS, "taskloom-free")
 """Runs plain functions that ask for no CPU."""
+
+
+def in_crew(work: Callable[..., Any], *args: Any) -> Awaitable[Any]:
+    """Run what blocks, for the running loop."""
+    return asyncio.get_running_loop().run_in_executor(crew, partial(work, *args))
+
+
 _loops: Final[list[asyncio.AbstractEventLoop]] = []
 
 
