@@ -38,6 +38,7 @@ from taskloom.backends.cluster_driver import (
     Stream,
 )
 from taskloom.backends.cluster_values import Carried
+from taskloom.backends.dask_actors import DaskActors
 from taskloom.backends.dask_arrivals import Arrivals
 from taskloom.backends.dask_errors import failure_from_dask
 from taskloom.backends.dask_handles import (
@@ -102,6 +103,7 @@ class DaskDriver:
         self._numbers = itertools.count(1)
         self._prefix = f"{self.session[:12]}-{os.urandom(4).hex()}"
         self._arrivals = Arrivals(self)
+        self._actors = DaskActors(self)
         self._verbs = ThreadPoolExecutor(1, "taskloom-verbs")
         self._children: dict[int, list[Launched]] = {}
 
@@ -109,6 +111,8 @@ class DaskDriver:
 
     def check(self, spec: TaskSpec) -> None:
         """Refuse what Dask has not."""
+        if spec.actor is not None:
+            self._actors.check(spec)
 
     def packed(self, spec: TaskSpec) -> bytes:
         """A spec as it travels, packed once."""
@@ -132,28 +136,45 @@ class DaskDriver:
         job: Job,
         fills: Sequence[Any],
         function: Callable[..., Any],
-        **options: Any,
+        *,
+        key: str = "",
+        free: bool = False,
+        before: Sequence[Any] = (),
+        actor: bool = False,
     ) -> Promise:
-        """Have Dask run ``function(key, session, spec, call, *values)``."""
+        """Have Dask run ``function(key, session, spec, call, *before, *values)``.
+
+        Args:
+            spec, job, fills: as for :meth:`submit`.
+            function: what to run.
+            key: Dask's name of it; empty: made here.
+            free: it holds no slot, whatever ``spec`` asks for.
+            before: arguments that come before the dependencies.
+            actor: it makes an actor of Dask's.
+        """
         if self.client.status != "running":
             raise RaySystemError("the connection to Dask's scheduler is gone")
         here = [_at_hand(fill) for fill in fills]
         values = [self._value(fill) for fill, at in zip(fills, here, strict=True) if at is None]
         keeps = futures_in(job.places.values()) if job.places else []
-        key = f"{spec.name}-{self.session[:12]}{job.task:016x}"
+        key = key or f"{spec.name}-{self.session[:12]}{job.task:016x}"
         if job.attempts:
             key += f"-{job.attempts}"
-        with dask.annotate(**self._ours, **_marks(spec)):
+        options = self._options(spec)
+        marks = _marks(spec)
+        if free:
+            options, marks = self.free_options(), {dask_head.FREE: True}
+        with dask.annotate(**self._ours, **marks):
             future = self.client.submit(
                 function,
                 key.encode(),
                 self.session,
                 self.packed(spec),
                 pack_call(job, here),
+                *before,
                 *values,
                 key=key,
-                priority=spec.priority + (0 if _asks_for_cpu(spec) else _FIRST),
-                resources=self._request(spec),
+                actor=actor,
                 **options,
             )
         promise = Promise(key, spec.num_returns, job.task, future, keeps)
@@ -184,6 +205,14 @@ class DaskDriver:
             if FREE in self._declared and not _asks_for_cpu(spec):
                 found[FREE] = 1
         return found or None
+
+    def _options(self, spec: TaskSpec) -> dict[str, Any]:
+        priority = spec.priority if _asks_for_cpu(spec) else spec.priority + _FIRST
+        return {"priority": priority, "resources": self._request(spec)}
+
+    def free_options(self) -> dict[str, Any]:
+        """Of what holds no slot."""
+        return {"priority": _FIRST, "resources": {FREE: 1} if FREE in self._declared else None}
 
     def _note_child(self, promise: Promise) -> None:
         """Remember what the running task has submitted: it may be cancelled with it."""
@@ -316,42 +345,57 @@ class DaskDriver:
     def create_actor(
         self, spec: TaskSpec, job: Job, fills: Sequence[Any]
     ) -> ActorHome | FoundActor:
-        """Not there yet."""
-        raise NotImplementedError("actors are not possible on Dask")
+        """An actor of Dask's."""
+        return self._actors.create(spec, job, fills)
 
     def call_actor(
         self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]
     ) -> Launched:
-        """Not there yet."""
-        raise NotImplementedError("actors are not possible on Dask")
+        """A task of Dask's that calls one."""
+        promise = self._actors.call(actor, spec, job, fills)
+        return Launched(promise, [Output(promise, index) for index in range(spec.num_returns)])
 
     def stream_actor(
         self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]
     ) -> Stream:
-        """Not there yet."""
-        raise NotImplementedError("actors are not possible on Dask")
+        """The same for a generator method."""
+        return DaskStream(self, spec, job.task, self._actors.call(actor, spec, job, fills))
 
     def kill_actor(self, actor: ActorHome, *, no_restart: bool) -> None:
-        """Not there yet."""
-        raise NotImplementedError("actors are not possible on Dask")
+        """End an actor; it does not come back."""
+        if not no_restart:
+            raise NotImplementedError("kill(no_restart=False): actors are not restarted on Dask")
+        self._actors.kill(actor)
 
     def actor_of(self, key: int) -> ActorHome | None:
-        """None is there."""
-        return None
+        """By its key."""
+        return self._actors.by_key(key)
 
     def find_actor(self, namespace: str, name: str) -> ActorHome | None:
-        """None is there."""
-        return None
+        """By its name."""
+        return self._actors.find(namespace, name)
 
     def list_actors(self, namespace: str) -> list[tuple[str, str]]:
-        """None is there."""
-        return []
+        """By name."""
+        return self._actors.names(namespace)
 
     # -- what all processes of a session know ---------------------------------------------------
 
     def write(self, name: str, value: bytes) -> None:
         """Tell all processes."""
         self.client.run_on_scheduler(dask_head.write, self.session, name, value, fresh=False)
+
+    def write_fresh(self, name: str, value: bytes) -> bool:
+        """The same, unless something was told under that name; whether nothing was."""
+        written: bool = self.client.run_on_scheduler(
+            dask_head.write, self.session, name, value, fresh=True
+        )
+        return written
+
+    def names(self, prefix: str) -> list[str]:
+        """The names that begin so under which something was told."""
+        found: list[str] = self.client.run_on_scheduler(dask_head.names, self.session, prefix)
+        return found
 
     def read(self, name: str) -> bytes | None:
         """What was told; None: nothing."""

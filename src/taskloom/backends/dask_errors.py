@@ -9,6 +9,7 @@ from distributed.scheduler import KilledWorker
 
 from taskloom._wire.remote_errors import Failure, system_failure
 from taskloom.exceptions import (
+    ActorDiedError,
     ObjectLostError,
     RayError,
     RaySystemError,
@@ -56,6 +57,8 @@ def _translated(error: BaseException | None) -> RayError:
         return RaySystemError(f"the connection to Dask's scheduler is gone ({reason})")
     if reason in _LOST:
         return ObjectLostError(f"Dask has lost what this needs: {error}")
+    if isinstance(error, RuntimeError) and "holding Actor was lost" in str(error):
+        return ActorDiedError("The actor is dead: its worker is gone.")
     if isinstance(error, asyncio.CancelledError):
         return TaskCancelledError()
     return RaySystemError(f"Dask could not run the task: {type(error).__name__}: {error}")

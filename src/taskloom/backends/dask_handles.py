@@ -13,7 +13,7 @@ value in which there are handles.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import distributed
@@ -131,9 +131,10 @@ class Promise:
         keeps: the futures that its arguments need, until it is over.
         told: how it has ended, when that is known here and nothing large is left at Dask.
         has_left: others may know it by its key alone.
+        on_lost: called when Dask has failed with it: nothing of it has run.
     """
 
-    __slots__ = ("future", "has_left", "keeps", "key", "outputs", "task", "told")
+    __slots__ = ("future", "has_left", "keeps", "key", "on_lost", "outputs", "task", "told")
 
     def __init__(
         self,
@@ -151,6 +152,7 @@ class Promise:
         self.keeps = keeps
         self.told = told
         self.has_left = False
+        self.on_lost: Callable[[], None] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         self.has_left = True  # before ``told`` is read: see ``settle``
@@ -164,6 +166,9 @@ class Promise:
     def settle(self, told: Any) -> None:
         """It is over."""
         self.keeps = None
+        on_lost, self.on_lost = self.on_lost, None
+        if on_lost is not None and isinstance(told, Failure):
+            on_lost()
         is_large = isinstance(told, Receipt) and None in told.outcomes
         if is_large or not isinstance(told, Receipt | Failure):
             return

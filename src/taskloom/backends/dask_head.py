@@ -22,9 +22,11 @@ it.
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections.abc import Mapping
 from functools import partial
+from time import time
 from typing import Any, Final
 
 import distributed
@@ -252,6 +254,19 @@ def whereabouts(key: str, dask_scheduler: Any = None) -> str | None:
     task = dask_scheduler.tasks.get(key)
     worker = None if task is None else task.processing_on
     return None if worker is None else str(worker.address)
+
+
+async def wait_for(key: str, dask_scheduler: Any = None) -> None:
+    """Wait until the scheduler has heard of a task that was submitted."""
+    until = time() + _PATIENCE_S
+    while key not in dask_scheduler.tasks and time() < until:
+        await asyncio.sleep(0.001)
+
+
+def is_alive(key: str, dask_scheduler: Any = None) -> bool:
+    """Whether an actor is there, or will be."""
+    task = dask_scheduler.tasks.get(key)
+    return task is not None and task.state != "erred"
 
 
 def inventory(dask_scheduler: Any = None) -> list[tuple[str, str, Any, Any, Any]]:

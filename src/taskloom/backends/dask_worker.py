@@ -146,12 +146,15 @@ def _run_coroutine(
 
 
 async def _guarded(runner: AsyncRunner, guard: Interruptible) -> list[Outcome]:
-    """Run a coroutine that is cancelled by its loop, not by an interrupt."""
+    guarded(guard)
+    return await runner.run_async()
+
+
+def guarded(guard: Interruptible) -> None:
+    """The running coroutine is cancelled by its loop from now on, not by an interrupt."""
     task = asyncio.current_task()
     assert task is not None
-    loop = asyncio.get_running_loop()
-    guard.cancel_by(partial(loop.call_soon_threadsafe, task.cancel))
-    return await runner.run_async()
+    guard.cancel_by(partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel))
 
 
 async def run_free(
@@ -210,9 +213,7 @@ async def _produce_free(
     with Interruptible(job.task) as guard:
         if guard.is_doomed:
             raise KeyboardInterrupt
-        task = asyncio.current_task()
-        assert task is not None
-        guard.cancel_by(partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel))
+        guarded(guard)
         runner = StreamRunner(home, spec, job, fills)
         return await produce_async(session, runner, in_crew)
     return cancelled_answer(home, spec, job)
@@ -241,7 +242,7 @@ async def _run_free(home: ClusterBackend, spec: TaskSpec, job: Job, fills: Seque
 
 
 def give_slot_back(key: bytes) -> None:
-    """On the worker's loop: the task goes on without a slot, and the next one begins."""
+    """The task goes on without a slot, and the next one begins."""
     worker = distributed.get_worker()
     event = SecedeEvent(
         key=key.decode(), compute_duration=0.001, stimulus_id=f"taskloom-free-{time()}"
