@@ -13,6 +13,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
+import distributed
+
 from taskloom._wire.remote_errors import Failure
 from taskloom.backends.cluster_driver import Receipt
 from taskloom.backends.dask_errors import failure_from_dask, failure_of_future
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from taskloom.backends.dask_driver import DaskDriver
 
 Told = Callable[[Any], None]
+_NOT_THERE: Final = ("pending", "lost")
+"""What Dask says of a value that it makes again."""
 _MOST: Final = 2000
 """So many are fetched together."""
 
@@ -70,19 +74,30 @@ class Arrivals:
                     come.append(more)
             except Empty:
                 pass
-            told = self.receipts([promise for promise, _ in come])
+            told = self._fetch([promise for promise, _ in come])
             for promise, callback in come:
-                callback(told[promise])
+                if promise in told:
+                    callback(told[promise])
+                else:
+                    self.watch(promise, callback)  # its worker is gone, and it runs again
             del first, come, told
 
-    def receipts(self, promises: list[Promise]) -> dict[Promise, Any]:
-        """The receipts of calls that are done, or their failures."""
+    def receipt(self, promise: Promise) -> Receipt | Failure:
+        """The receipt of a call that is done, or its failure."""
+        while (told := self._fetch([promise]).get(promise)) is None:
+            distributed.wait(promise.future)
+        return told  # type: ignore[no-any-return]
+
+    def _fetch(self, promises: list[Promise]) -> dict[Promise, Any]:
+        """The receipts of calls that are done, and their failures."""
         told: dict[Promise, Any] = {}
         wanted: dict[str, Any] = {}
         for promise in promises:
             future = promise.future
             if promise.told is not None or future is None:
                 told[promise] = promise.told
+            elif future.status in _NOT_THERE:
+                pass
             elif future.status != "finished":
                 told[promise] = failure_of_future(future)
             elif future.type is LargeAnswer:
@@ -97,12 +112,15 @@ class Arrivals:
                 failure = failure_from_dask(error)
                 found = dict.fromkeys(wanted, failure)
         for promise in promises:
-            if promise not in told:
-                value = found.get(promise.key)
-                if value is None:
-                    value = failure_of_future(wanted[promise.key])
-                told[promise] = self._opened(value)
-            promise.settle(told[promise])
+            if promise.key in found:
+                told[promise] = self._opened(found[promise.key])
+            elif promise.key in wanted and wanted[promise.key].status not in (
+                *_NOT_THERE,
+                "finished",
+            ):
+                told[promise] = failure_of_future(wanted[promise.key])
+            if promise in told:
+                promise.settle(told[promise])
         return told
 
     def _large(self, promise: Promise) -> Receipt | Failure:

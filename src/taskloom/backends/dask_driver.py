@@ -161,7 +161,7 @@ class DaskDriver:
         if job.attempts:
             key += f"-{job.attempts}"
         options = self._options(spec)
-        marks = _marks(spec)
+        marks = _marks(spec, job)
         if free:
             options, marks = self.free_options(), {dask_head.FREE: True}
         with dask.annotate(**self._ours, **marks):
@@ -175,6 +175,7 @@ class DaskDriver:
                 *values,
                 key=key,
                 actor=actor,
+                fifo_timeout=0,  # in the order of submission
                 **options,
             )
         promise = Promise(key, spec.num_returns, job.task, future, keeps)
@@ -242,6 +243,7 @@ class DaskDriver:
                 packed,
                 batch,
                 key=key,
+                fifo_timeout=0,
                 resources=self._request(specs[0]),
             )
         return Promise(key, 1, 0, future)
@@ -288,8 +290,7 @@ class DaskDriver:
 
     def receipt(self, handle: Handle) -> Receipt | Failure:
         """A receipt that is there."""
-        told: Receipt | Failure = self._arrivals.receipts([handle])[handle]
-        return told
+        return self._arrivals.receipt(handle)
 
     def wait(self, handles: Sequence[Handle], timeout_s: float | None) -> Sequence[Handle]:
         """Wait as Dask's own programs do: a task lends its thread meanwhile."""
@@ -463,9 +464,17 @@ def _asks_for_cpu(spec: TaskSpec) -> bool:
     return any(name == "CPU" for name, _ in spec.request)
 
 
-def _marks(spec: TaskSpec) -> dict[str, bool]:
-    marks = {} if _asks_for_cpu(spec) else {dask_head.FREE: True}
-    return marks if spec.max_retries else {**marks, dask_head.ONCE: True}
+def _marks(spec: TaskSpec, job: Job) -> dict[str, bool]:
+    """What the head is to know of a task."""
+    return {
+        mark: True
+        for mark, holds in (
+            (dask_head.FREE, not _asks_for_cpu(spec)),
+            (dask_head.ONCE, spec.max_retries == 0),
+            (dask_head.CAREFUL, 0 <= spec.max_retries <= job.attempts),
+        )
+        if holds
+    }
 
 
 def _at_hand(fill: Any) -> Here | None:

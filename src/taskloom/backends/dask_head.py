@@ -16,8 +16,11 @@ One plugin for each session.  It does four things that Dask itself has not:
 Which tasks had begun: a worker says so when it begins one.  It says the end of a task no sooner
 than it begins the next one, so of those that have begun only the last ones run, as many as it has
 threads.  And it may die before what it has said has left: then what it would have begun next
-counts as begun.  A task that must not run twice is sure: it begins when the scheduler has heard of
+counts as begun.  A task on its last attempt is careful: it begins when the scheduler has heard of
 it.
+
+A value that is lost with its worker is made again, as Dask does; not one of a task that must run
+once.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ from taskloom._version import __version__
 OURS: Final = "taskloom"
 """The annotation of our tasks."""
 ONCE: Final = "taskloom_once"
-"""The annotation of a task that must not be tried again."""
+"""The annotation of a task that must run once."""
+CAREFUL: Final = "taskloom_careful"
+"""The annotation of a task that begins when the scheduler has heard that it does."""
 FREE: Final = "taskloom_free"
 """The annotation of a task that holds no thread of its worker."""
 LOST: Final = "taskloom_lost"
@@ -111,8 +116,10 @@ class Head(SchedulerPlugin):  # type: ignore[misc]  # distributed is untyped
         if key not in self._seen:
             return
         if start == "memory" and finish == "released":
-            # Its value is lost, and when somebody wants it, it runs again: one attempt more.
-            self._count(self._scheduler.tasks.get(key))
+            # Its value is lost, and when somebody wants it, it is to run again.
+            task = self._scheduler.tasks.get(key)
+            if task is not None and ONCE in (task.annotations or {}):
+                self._count(task)
         if finish == "processing":
             self._on_given(key)
         elif start == "processing":

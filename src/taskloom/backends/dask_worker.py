@@ -24,7 +24,7 @@ from taskloom.backends.cluster_replay import StreamRunner
 from taskloom.backends.cluster_run import receipt_of, run_call
 from taskloom.backends.cluster_worker import home_of, learn
 from taskloom.backends.dask_handles import Answer, answer, bind
-from taskloom.backends.dask_head import LOST, ONCE, begun, plugin_name, read
+from taskloom.backends.dask_head import CAREFUL, LOST, begun, plugin_name, read
 from taskloom.backends.dask_interrupts import Interruptible
 from taskloom.backends.dask_streams import produce, produce_async
 from taskloom.exceptions import WorkerCrashedError
@@ -91,7 +91,7 @@ def begin(key: bytes, session: str) -> int:
     worker, name = distributed.get_worker(), key.decode()
     state = worker.state.tasks.get(name)
     told = (state.annotations if state is not None else None) or {}
-    if ONCE in told:
+    if CAREFUL in told:
         distributed.get_client().run_on_scheduler(begun, session, name)
     else:
         worker.log_event(plugin_name(session), name)
