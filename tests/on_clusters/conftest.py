@@ -18,7 +18,9 @@ from typing import Any, Final
 import pytest
 
 LIBRARIES: Final = {"ray": "ray", "dask": "distributed"}
-collect_ignore_glob = [f"test_{name}_*" for name, library in LIBRARIES.items() if not find_spec(library)]
+collect_ignore_glob = [
+    f"test_{name}_*" for name, library in LIBRARIES.items() if not find_spec(library)
+]
 
 RAY = {"object_store_memory": 200 * 2**20, "include_dashboard": False}
 SETTLE_S = 10.0

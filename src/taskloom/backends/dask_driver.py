@@ -56,7 +56,17 @@ from taskloom.backends.dask_interrupts import end_call, end_process
 from taskloom.backends.dask_program import FREE
 from taskloom.backends.dask_streams import DaskStream
 from taskloom.backends.dask_waits import lent
-from taskloom.backends.dask_worker import homes, outcome_of, pack_call, pick, run, run_batch, run_free, run_free_stream, run_stream
+from taskloom.backends.dask_worker import (
+    homes,
+    outcome_of,
+    pack_call,
+    pick,
+    run,
+    run_batch,
+    run_free,
+    run_free_stream,
+    run_stream,
+)
 from taskloom.exceptions import GetTimeoutError, RaySystemError
 
 _MOST_PARENTS: Final = 10_000

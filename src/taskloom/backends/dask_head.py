@@ -221,7 +221,9 @@ def versions() -> tuple[str, str, str]:
     return __version__, distributed.__version__, platform.python_version()
 
 
-def write(session: str, name: str, value: bytes, *, fresh: bool, dask_scheduler: Any = None) -> bool:
+def write(
+    session: str, name: str, value: bytes, *, fresh: bool, dask_scheduler: Any = None
+) -> bool:
     """Leave a note; False: ``fresh``, and there is one of that name."""
     head = _head(dask_scheduler, session)
     if head is None or (fresh and name in head.notes):
@@ -266,7 +268,8 @@ def whereabouts(key: str, dask_scheduler: Any = None) -> str | None:
 async def wait_for(key: str, dask_scheduler: Any = None) -> None:
     """Wait until the scheduler has heard of a task that was submitted."""
     until = time() + _PATIENCE_S
-    while key not in dask_scheduler.tasks and time() < until:
+    # Dask tells nobody when it hears of a task; it is a matter of milliseconds.
+    while key not in dask_scheduler.tasks and time() < until:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
 
 

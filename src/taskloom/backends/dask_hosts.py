@@ -129,7 +129,7 @@ class ActorHost:
         *values: Answer,
     ) -> Answer:
         """One call; its answer."""
-        home, spec, job, fills = await in_crew(
+        _, spec, job, fills = await in_crew(
             enter, self._session, packed_spec, packed_call, values, lost
         )
         order = None
@@ -176,9 +176,7 @@ class ActorHost:
 
     # -- running ------------------------------------------------------------------------------
 
-    def _begin(
-        self, told: Future[Answer], spec: TaskSpec, job: Job, fills: Sequence[Any]
-    ) -> None:
+    def _begin(self, told: Future[Answer], spec: TaskSpec, job: Job, fills: Sequence[Any]) -> None:
         if self._hosted.facts.is_async:
             work = self._run_async(spec, job, fills)
             running: Any = asyncio.run_coroutine_threadsafe(work, loop())

@@ -120,9 +120,7 @@ class OwnCluster:
             self._call(self._start)
             for number in range(num_cpus):
                 own = {} if number else special
-                self._workers.append(
-                    WorkerProcess(self.address, own, shows_output=shows_output)
-                )
+                self._workers.append(WorkerProcess(self.address, own, shows_output=shows_output))
         except BaseException:
             self.close()
             raise

@@ -146,10 +146,11 @@ class Sink:
     def __init__(self, session: str, runner: StreamRunner) -> None:
         self._key = f"{runner.spec.name}-{session[:12]}{runner.job.task:016x}-item"
         self._attempt = runner.job.attempts
-        self._driver: Any = runner.home.driver
+        driver: Any = runner.home.driver
+        self._driver = driver
         self._queue = distributed.Queue(
             queue_name(session, runner.job.task),
-            client=self._driver.client,
+            client=driver.client,
             maxsize=runner.spec.stream or 0,
         )
         self._number = 0
