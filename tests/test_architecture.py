@@ -110,8 +110,8 @@ _RAY: Final = frozenset(
 _DASK: Final = frozenset(
     f"taskloom.backends.dask{part}"
     for part in (
-        *("", "_actors", "_arrivals", "_driver", "_errors", "_handles", "_head", "_hosts"),
-        *("_processes", "_program", "_streams", "_waits", "_worker"),
+        *("", "_actors", "_arrivals", "_cancel", "_driver", "_errors", "_handles"),
+        *("_head", "_hosts", "_processes", "_program", "_streams", "_waits", "_worker"),
     )
 )
 

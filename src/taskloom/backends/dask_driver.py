@@ -11,7 +11,6 @@ import itertools
 import os
 import pickle
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
@@ -40,6 +39,7 @@ from taskloom.backends.cluster_driver import (
 from taskloom.backends.cluster_values import Carried
 from taskloom.backends.dask_actors import DaskActors
 from taskloom.backends.dask_arrivals import Arrivals
+from taskloom.backends.dask_cancel import Canceller
 from taskloom.backends.dask_errors import failure_from_dask
 from taskloom.backends.dask_handles import (
     Kept,
@@ -52,12 +52,10 @@ from taskloom.backends.dask_handles import (
     put_away,
     snapshot,
 )
-from taskloom.backends.dask_interrupts import end_call, end_process
 from taskloom.backends.dask_program import FREE
 from taskloom.backends.dask_streams import DaskStream
 from taskloom.backends.dask_waits import lent
 from taskloom.backends.dask_worker import (
-    homes,
     outcome_of,
     pack_call,
     pick,
@@ -69,7 +67,6 @@ from taskloom.backends.dask_worker import (
 )
 from taskloom.exceptions import GetTimeoutError, RaySystemError
 
-_MOST_PARENTS: Final = 10_000
 _FIRST: Final = 1_000_000
 """The priority of calls that need no slot: they hold nobody up."""
 
@@ -114,8 +111,7 @@ class DaskDriver:
         self._prefix = f"{self.session[:12]}-{os.urandom(4).hex()}"
         self._arrivals = Arrivals(self)
         self._actors = DaskActors(self)
-        self._verbs = ThreadPoolExecutor(1, "taskloom-verbs")
-        self._children: dict[int, list[Launched]] = {}
+        self.canceller = Canceller(client, self.session)
 
     # -- calls --------------------------------------------------------------------------------
 
@@ -189,7 +185,9 @@ class DaskDriver:
                 **options,
             )
         promise = Promise(key, spec.num_returns, job.task, future, keeps)
-        self._note_child(promise)
+        parent = cluster_context.here.get().task_key if self._is_worker else None
+        if parent is not None:
+            self.canceller.note_child(parent, promise)
         return promise
 
     def _value(self, fill: Any) -> Any:
@@ -224,15 +222,6 @@ class DaskDriver:
     def free_options(self) -> dict[str, Any]:
         """Of what holds no slot."""
         return {"priority": _FIRST, "resources": {FREE: 1} if FREE in self._declared else None}
-
-    def _note_child(self, promise: Promise) -> None:
-        """Remember what the running task has submitted: it may be cancelled with it."""
-        parent = cluster_context.here.get().task_key if self._is_worker else None
-        if parent is None:
-            return
-        if len(self._children) > _MOST_PARENTS:
-            self._children.clear()
-        self._children.setdefault(parent, []).append(Launched(promise, ()))
 
     def stream(self, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Stream:
         """One task of Dask's, and a queue between it and the consumer."""
@@ -317,39 +306,9 @@ class DaskDriver:
                 pass  # done, too
         return [handle for handle in handles if handle.is_done]
 
-    # -- cancelling ---------------------------------------------------------------------------
-
     def cancel(self, launched: Launched, *, force: bool, recursive: bool) -> None:
-        """Ask for the end of a task: in a thread, for the caller may be a loop."""
-        self._verbs.submit(self._cancel, launched.receipt, force, recursive)
-
-    def _cancel(self, promise: Promise, force: bool, recursive: bool) -> None:
-        if promise.is_done:
-            return
-        task = promise.task
-        address = self.client.run_on_scheduler(dask_head.whereabouts, promise.key)
-        if address is None:
-            self.client.cancel([promise.future], force=True)
-            return
-        if force:
-            # First: what is cancelled is not tried again when its worker is gone.
-            self.client.cancel([promise.future], force=True)
-            self.client.run(end_process, task, workers=[address], wait=False, on_error="ignore")
-            return
-        found = self.client.run(
-            interrupt, self.session, task, recursive, workers=[address], on_error="ignore"
-        )
-        if not any(found.values()):
-            self.client.cancel([promise.future], force=True)
-
-    def end_children(self, task: int) -> None:
-        """The end of what a task of this worker has submitted."""
-        for launched in self._children.pop(task, ()):
-            self.cancel(launched, force=False, recursive=True)
-
-    def forget_children(self, task: int) -> None:
-        """A task of this worker is over."""
-        self._children.pop(task, None)
+        """Ask for the end of a task."""
+        self.canceller.cancel(launched.receipt, force=force, recursive=recursive)
 
     # -- actors -------------------------------------------------------------------------------
 
@@ -464,7 +423,7 @@ class DaskDriver:
         """Forget the session at the scheduler and the workers, and leave Dask."""
         if self._is_worker:
             return
-        self._verbs.shutdown(wait=True)
+        self.canceller.close()
         self._arrivals.close()
         clients.clear()
         self._end()
@@ -503,12 +462,3 @@ def _sum_up(found: Sequence[Any], which: int) -> dict[str, float]:
                 continue
             total[name] = total.get(name, 0.0) + amount
     return total
-
-
-def interrupt(session: str, task: int, recursive: bool) -> bool:
-    """In a worker: ask for the end of a call, and of what it has submitted; whether it runs."""
-    home: Any = homes.get(session)
-    is_running = end_call(task)
-    if recursive and home is not None:
-        home.driver.end_children(task)
-    return is_running

@@ -131,7 +131,7 @@ def run_here(home: ClusterBackend, spec: TaskSpec, job: Job, fills: Sequence[Any
                 return answer(_run_coroutine(home, spec, job, fills, guard))
             return answer(run_call(home, spec, job, fills))
     finally:
-        home.driver.forget_children(job.task)  # type: ignore[attr-defined]  # it is a DaskDriver
+        forget_children(home, job)
     return cancelled_answer(home, spec, job)  # the guard has caught an interrupt
 
 
@@ -188,7 +188,7 @@ def produce_here(
                 raise KeyboardInterrupt
             return produce(session, StreamRunner(home, spec, job, fills))
     finally:
-        home.driver.forget_children(job.task)  # type: ignore[attr-defined]  # it is a DaskDriver
+        forget_children(home, job)
     return cancelled_answer(home, spec, job)
 
 
@@ -237,7 +237,7 @@ async def _run_free(home: ClusterBackend, spec: TaskSpec, job: Job, fills: Seque
             outcomes = await _guarded(runner, guard)
             return answer((receipt_of(outcomes, runner.seconds), outcomes))
     finally:
-        home.driver.forget_children(job.task)  # type: ignore[attr-defined]  # it is a DaskDriver
+        forget_children(home, job)
     return cancelled_answer(home, spec, job)
 
 
@@ -272,6 +272,12 @@ def loop() -> asyncio.AbstractEventLoop:
                 target=_loops[0].run_forever, name="taskloom-coroutines", daemon=True
             ).start()
         return _loops[0]
+
+
+def forget_children(home: ClusterBackend, job: Job) -> None:
+    """A call is over, and what it has submitted goes on without it."""
+    driver: Any = home.driver
+    driver.canceller.forget_children(job.task)
 
 
 def cancelled_answer(home: ClusterBackend, spec: TaskSpec, job: Job) -> Answer:
