@@ -41,8 +41,8 @@ unit: venv  ## all tests, on one Python
 test-all-pythons: venv  ## all tests, on every other CPython >= 3.11 that is installed
 	@$(PY) tools/pythons.py others $(ARGS)
 
-test-backends: venv  ## one suite on every backend, and tests on a real Ray, in an environment that has it
-	@$(PY) tools/environment.py .venv-backends --extras test,ray
+test-backends: venv  ## one suite on every backend, and tests on a real Ray and Dask, in an environment that has them
+	@$(PY) tools/environment.py .venv-backends --extras test,ray,dask
 	@.venv-backends/bin/python -m pytest -q tests/conformance --backends all $(ARGS)
 	@.venv-backends/bin/python -m pytest -q tests/on_clusters $(ARGS)
 

@@ -107,7 +107,13 @@ _RAY: Final = frozenset(
     f"taskloom.backends.ray{part}"
     for part in ("", "_driver", "_actors", "_hosts", "_worker", "_streams", "_errors")
 )
-_DASK: Final = frozenset({"taskloom.backends.dask"})
+_DASK: Final = frozenset(
+    f"taskloom.backends.dask{part}"
+    for part in (
+        *("", "_actors", "_arrivals", "_cancel", "_driver", "_errors", "_handles"),
+        *("_head", "_hosts", "_processes", "_program", "_streams", "_waits", "_worker"),
+    )
+)
 
 # {third-party package: the only modules that may import it}
 ONE_DOOR: Final[Mapping[str, frozenset[str]]] = {

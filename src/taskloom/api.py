@@ -89,7 +89,8 @@ def init(
 
     Args:
         address: None or "local": the engine in this process; nothing else is looked for.  "ray",
-            "ray://host:10001" and "ray+gcs://host:6379": a cluster (see ``docs/backends.md``).
+            "ray://host:10001", "ray+gcs://host:6379", "dask", "dask://host:8786" and
+            "dask+tls://host:8786": a cluster (see ``docs/backends.md``).
             Where it is None, ``TASKLOOM_ADDRESS`` counts.
         num_cpus: how many CPUs tasks may use together; those of this machine by default.
         num_gpus: the same for GPUs.
@@ -118,7 +119,6 @@ def init(
         ValueError: an argument is out of range, or describes this machine although the address
             is that of a running cluster.
         ConnectionError: no cluster answers at the address, or it does not fit.
-        NotImplementedError: it is a Dask cluster: not there yet.
         ImportError: the library of that cluster is not installed.
     """
     arguments = locals()  # first, while it holds the arguments and nothing else
@@ -135,8 +135,6 @@ def init(
             return RayContext(backend, shutdown)
         where = parse_address(arguments.pop("address"))
         refuse_local_arguments(where, arguments)
-        if where.kind == "dask":
-            raise NotImplementedError(f"address={where.text!r}: Dask is not there yet; Ray is")
         timeout_s = check_connect_timeout(arguments.pop("connect_timeout"))
         del arguments["ignore_reinit_error"]
         config = make_config(**arguments)

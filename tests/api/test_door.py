@@ -182,8 +182,10 @@ def test_resources_cannot_be_given_for_a_cluster_that_is_there(straws):
         tl.init("ray://host:10001", num_cpus=1)
 
 
-def test_a_dask_cluster_is_refused_in_words(straws):
-    with pytest.raises(NotImplementedError, match=r"dask://host:8786.*not there yet"):
+def test_a_dask_cluster_needs_dask(straws, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, "taskloom.backends.dask", raising=False)
+    with pytest.raises(ImportError, match=r"pip install 'taskloom\[dask\]'"):
         tl.init("dask://host:8786")
     assert not straws
 

@@ -96,8 +96,8 @@ def _ray_address() -> str:
 
 
 def _dask_address() -> str:
-    distributed = import_module("distributed")
-    return str(distributed.default_client().scheduler.address).replace("tcp://", "dask://")
+    session: Any = import_module("taskloom._current").peek()
+    return str(session.driver.client.scheduler.address).replace("tcp://", "dask://")
 
 
 STAGES: Final[Mapping[str, Stage]] = {

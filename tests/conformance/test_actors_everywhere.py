@@ -22,6 +22,7 @@ from taskloom.exceptions import (
 
 ONE_BY_ONE = "calls of an actor never overlap"
 NO_CRASH = "an actor is an object in the program's own process: nothing crashes alone"
+NO_RESTARTS = "Dask restarts no actors"
 
 
 def test_an_actor_keeps_its_state_and_runs_calls_in_order():
@@ -117,6 +118,7 @@ def _is_unknown(name):
     return False
 
 
+@pytest.mark.differs("dask", "its object is let go; the process is a worker's, which goes on")
 @pytest.mark.differs("local_mode", NO_CRASH)
 def test_an_actor_without_handles_ends():
     counter = Counter.remote()
@@ -154,6 +156,7 @@ def test_an_actor_knows_itself():
     assert name == ""
 
 
+@pytest.mark.lacks("dask", NO_RESTARTS, raises=NotImplementedError)
 @pytest.mark.differs("local_mode", NO_CRASH)
 def test_a_crash_restarts_an_actor_within_max_restarts():
     counter = Counter.options(max_restarts=1).remote(7)
@@ -173,6 +176,7 @@ def _answer(counter):
         return None
 
 
+@pytest.mark.lacks("dask", NO_RESTARTS, raises=NotImplementedError)
 @pytest.mark.differs("local_mode", NO_CRASH)
 def test_a_call_is_tried_again_after_a_crash_when_max_task_retries_says_so(tmp_path):
     gate = Gate(tmp_path)
@@ -189,6 +193,7 @@ def test_a_call_is_tried_again_after_a_crash_when_max_task_retries_says_so(tmp_p
     assert tl.get(fragile.work.remote(), timeout=LONG_S) == 2
 
 
+@pytest.mark.lacks("dask", NO_RESTARTS, raises=NotImplementedError)
 def test_kill_may_restart():
     counter = Counter.options(max_restarts=-1).remote()
     assert tl.get([counter.add.remote(), counter.add.remote()]) == [1, 2]

@@ -77,6 +77,7 @@ def test_available_resources_tell_what_is_free(tmp_path):
     assert eventually(lambda: tl.available_resources().get("slot") == 4.0)
 
 
+@pytest.mark.differs("dask", "why() says only that Dask has the call")
 @pytest.mark.differs("local_mode", AT_ONCE)
 @pytest.mark.differs("ray", "why() says only that Ray has the call")
 def test_a_ref_says_what_it_waits_for(tmp_path):
@@ -95,6 +96,7 @@ def test_a_ref_says_what_it_waits_for(tmp_path):
     assert tl.get(dependent, timeout=LONG_S) == 2
 
 
+@pytest.mark.lacks("dask", "Dask's own tools show its objects", raises=NotImplementedError)
 @pytest.mark.lacks("ray", "`ray memory` shows the objects", raises=NotImplementedError)
 @pytest.mark.differs("local_mode", "values are the program's own objects, so none are listed")
 def test_memory_lists_the_values_of_the_session():
@@ -110,6 +112,7 @@ def test_a_second_init_is_refused_and_ignored_on_request():
     assert tl.get(add.remote(1, 1)) == 2
 
 
+@pytest.mark.differs("dask", "it arrives without a prefix, or in the logs of the workers")
 @pytest.mark.differs("local_mode", "tasks print like any other code of the program")
 def test_what_a_task_prints_arrives_at_the_program_with_name_and_pid(capsys):
     @tl.remote(name="speaker")

@@ -163,6 +163,7 @@ def test_a_task_whose_worker_always_dies_fails_when_its_retries_are_used_up(tmp_
     assert gate.count("tried") == 2
 
 
+@pytest.mark.differs("dask", "the task waits: a worker that has it may come")
 @pytest.mark.differs("ray", "the task waits: a cluster that scales may get such a node")
 def test_a_request_that_can_never_be_fulfilled_fails():
     @tl.remote(resources={"slot": 99})

@@ -65,6 +65,7 @@ def test_max_workers_holds_calls_back(tmp_path):
     assert gate.count("inside") == 1
 
 
+@pytest.mark.differs("dask", "the future cannot be cancelled: Dask does not tell what has begun")
 @pytest.mark.differs("local_mode", AT_ONCE)
 @pytest.mark.differs("ray", "the future cannot be cancelled: Ray does not tell what has begun")
 def test_a_call_that_has_not_begun_can_be_cancelled(tmp_path):

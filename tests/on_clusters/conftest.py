@@ -1,7 +1,8 @@
 """Tests on real clusters: skipped where the library of the cluster is not installed.
 
-Ray needs some seconds to start, so there is one session of it for all modules that ask for
-``on_ray``.  It is a Ray of our own: nobody attaches to what else runs on the machine.
+What both must do alike is tested once, on the cluster that ``cluster`` names.  Ray needs some
+seconds to start, so there is one session of each for all tests that ask for it.  They are clusters
+of our own: nobody attaches to what else runs on the machine.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import time
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
-collect_ignore_glob = [] if find_spec("ray") else ["test_ray_*"]
+LIBRARIES: Final = {"ray": "ray", "dask": "distributed"}
+collect_ignore_glob = [
+    f"test_{name}_*" for name, library in LIBRARIES.items() if not find_spec(library)
+]
 
-RAY = {"num_cpus": 2, "object_store_memory": 200 * 2**20, "include_dashboard": False}
+RAY = {"object_store_memory": 200 * 2**20, "include_dashboard": False}
 SETTLE_S = 10.0
 
 os.environ["RAY_ADDRESS"] = "local"
@@ -27,18 +30,21 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_DEDUP_LOGS"] = "0"
 
 
-@pytest.fixture(scope="session")
-def _ray_session() -> Iterator[ModuleType]:
+@pytest.fixture(scope="session", params=LIBRARIES)
+def _session_on(request: pytest.FixtureRequest) -> Iterator[str]:
+    name: str = request.param
+    if not find_spec(LIBRARIES[name]):
+        pytest.skip(f"{LIBRARIES[name]} is not installed")
     taskloom = import_module("taskloom")
-    taskloom.init("ray", resources={"slot": 4}, **RAY)
-    yield taskloom
+    taskloom.init(name, num_cpus=2, resources={"slot": 4}, **(RAY if name == "ray" else {}))
+    yield name
     taskloom.shutdown()
 
 
 @pytest.fixture
-def on_ray(_ray_session: ModuleType) -> Iterator[ModuleType]:
-    """taskloom, with the session on Ray that all tests share."""
-    yield _ray_session
+def cluster(_session_on: str) -> Iterator[str]:
+    """The name of the cluster that the test runs on, with the session that all tests share."""
+    yield _session_on
     running: Any = import_module("taskloom._current").peek().calls.running
     deadline = time.monotonic() + SETTLE_S
     gc.collect()

@@ -6,8 +6,11 @@ import re
 import subprocess
 import sys
 
+import pytest
 
-def test_the_doctor_asks_a_cluster_for_its_nodes_resources_and_versions(on_ray):
+
+@pytest.mark.parametrize("_session_on", ["ray"], indirect=True)
+def test_the_doctor_asks_a_cluster_for_its_nodes_resources_and_versions(cluster):
     import ray
 
     address = f"ray+gcs://{ray.get_runtime_context().gcs_address}"

@@ -1,4 +1,4 @@
-"""Many short calls in one Ray task: nothing of it may be seen but its speed."""
+"""Many short calls in one task of the cluster: nothing of it may be seen but its speed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from taskloom.exceptions import TaskCancelledError, WorkerCrashedError
 
 
 @pytest.fixture(autouse=True)
-def _session(on_ray):
-    """All tests here run on Ray."""
+def _session(cluster):
+    """All tests here run on both."""
 
 
 @pytest.fixture
 def batches(monkeypatch):
-    """The numbers of calls that went together, one for each Ray task that carried some."""
+    """The numbers of calls that went together, one for each task that carried some."""
     driver = _current.peek().driver
     sizes = []
     send = driver.run_many
@@ -149,7 +149,7 @@ def test_a_call_that_turns_out_long_holds_nobody_up(tmp_path, batches):
     assert batches
 
 
-def test_a_value_that_turns_out_large_is_an_object_of_rays(batches):
+def test_a_value_that_turns_out_large_is_an_object_of_the_cluster(batches):
     @taskloom.remote
     def make(size):
         return bytes(size)
@@ -188,7 +188,7 @@ def test_a_call_that_is_cancelled_while_it_waits_never_runs(tmp_path):
     known_as_short(write, "")
     gate, mark = str(tmp_path / "gate"), str(tmp_path / "mark")
     busy = [occupy.remote(gate) for _ in range(2)]  # both CPUs
-    fill = [write.remote("") for _ in range(6)]  # what Ray has got already
+    fill = [write.remote("") for _ in range(6)]  # what the cluster has got already
     late = write.remote(mark)
     taskloom.cancel(late)
     with pytest.raises(TaskCancelledError):

@@ -1,4 +1,4 @@
-"""Actors on Ray."""
+"""Actors on clusters."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Counter:
 
 
 @pytest.fixture(autouse=True)
-def _session(on_ray):
-    """All tests here run on Ray."""
+def _session(cluster):
+    """All tests here run on both."""
 
 
 def test_an_actor_knows_itself_and_its_own_handle_does_not_keep_it_alive():
