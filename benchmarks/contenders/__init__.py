@@ -97,6 +97,24 @@ _ENTRIES = (
         nests=True,
         is_slow=True,
     ),
+    Entry(
+        name="on_dask",
+        title="taskloom on Dask",
+        module="on_dask",
+        package="distributed",
+        takes_refs=True,
+        nests=True,
+        is_slow=True,
+    ),
+    Entry(
+        name="on_dask_single",
+        title="taskloom on Dask, one by one",
+        module="on_dask_single",
+        package="distributed",
+        takes_refs=True,
+        nests=True,
+        is_slow=True,
+    ),
 )
 
 CONTENDERS = {entry.name: entry for entry in _ENTRIES}
