@@ -36,7 +36,7 @@ MEMORY_BYTES: Final = 256 * 2**20
 """With less than that, a driver and two workers with numpy have no room."""
 DESCRIPTORS: Final = 256
 """A session takes some three for each worker, and programs have files of their own."""
-EXTRAS: Final = (("ray", "ray", (2, 40)), ("dask", "distributed", (2024, 1)))
+EXTRAS: Final = (("ray", "ray", (2, 40)), ("dask", "distributed", (2026, 8)))
 """(extra, its package, the oldest version that we ask for in ``pyproject.toml``)."""
 LARGE_BYTES: Final = 4 * 2**20
 ANSWER_S: Final = 60.0
@@ -68,7 +68,7 @@ def add_to(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "tell whether taskloom can run here, and on a cluster"
     parser = commands.add_parser("doctor", help=about, description=about)
     parser.add_argument(
-        "--address", help="of a cluster to ask, too, such as ray, ray://host:10001, ray+gcs://host"
+        "--address", help="of a cluster to ask, too: ray+gcs://host:6379, dask://host:8786, ..."
     )
     parser.set_defaults(run=lambda options: run(options.address))
 
