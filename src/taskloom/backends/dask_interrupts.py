@@ -33,6 +33,7 @@ class Interruptible:
 
     Attributes:
         is_doomed: its end was asked for already.
+        was_cancelled: its end was asked for since.
     """
 
     def __init__(self, task: int) -> None:
@@ -42,6 +43,7 @@ class Interruptible:
         self._was_sent = False
         self._is_heard = False
         self.is_doomed = False
+        self.was_cancelled = False
 
     def __enter__(self) -> Interruptible:
         notice_interrupts()
@@ -76,6 +78,7 @@ class Interruptible:
     def end(self) -> None:
         """Ask for the end; the lock is held."""
         cluster_context.cancelled.add(self._task)
+        self.was_cancelled = True
         if self._cancel is not None:
             self._cancel()
             return
