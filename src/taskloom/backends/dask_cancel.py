@@ -40,7 +40,7 @@ class Canceller:
         if where is not None and force:
             # First: what is cancelled is not tried again when its worker is gone.
             self._client.cancel([future], force=True)
-            self._client.run(end_process, task, workers=[where], wait=False, on_error="ignore")
+            self._client.run(end_process, task, workers=[where], on_error="ignore")
             return
         if where is not None:
             found = self._client.run(
