@@ -443,6 +443,7 @@ def test_an_async_method_that_yields_streams():
     assert asyncio.run(main()) == [0, 1, 2]
 
 
+@pytest.mark.lacks("dask", "actors of Dask's hold nothing", raises=NotImplementedError)
 def test_an_actor_holds_the_resources_that_it_asks_for():
     @tl.remote(num_cpus=0, resources={"slot": 3})
     class Holder:

@@ -99,6 +99,7 @@ def test_arrays_arrive_read_only():
     assert tl.get(tl.put(np.ones(200_000))).flags.writeable is False
 
 
+@pytest.mark.differs("dask", "each get brings the value anew")
 def test_two_gets_of_a_large_array_share_its_memory():
     ref = tl.put(np.ones(200_000))
     assert np.shares_memory(tl.get(ref), tl.get(ref))

@@ -31,7 +31,12 @@ from taskloom.backends.dask_processes import OwnCluster  # noqa: E402
 
 _START_S: Final = 60.0
 """How long worker processes of our own may take to start."""
-_LOGGERS: Final = ("distributed", "distributed.client", "distributed.scheduler", "tornado")
+_LOGGERS: Final = (
+    "distributed",
+    "distributed.client",
+    "distributed.scheduler",
+    "tornado.application",
+)
 _OF_NO_USE: Final = ("object_store_memory", "include_dashboard")
 
 

@@ -38,9 +38,10 @@ class Canceller:
         where = self._client.run_on_scheduler(dask_head.whereabouts, promise.key)
         found: dict[str, Any] = {}
         if where is not None and force:
-            # First: what is cancelled is not tried again when its worker is gone.
+            # Soon, not now: the worker answers, and what is cancelled by the time that it is gone
+            # is not tried again.
+            self._client.run(end_process, task, workers=[where], on_error="ignore")
             self._client.cancel([future], force=True)
-            self._client.run(end_process, task, workers=[where], wait=False, on_error="ignore")
             return
         if where is not None:
             found = self._client.run(

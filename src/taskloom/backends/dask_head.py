@@ -51,6 +51,8 @@ WISH: Final = "taskloom-wish"
 """What a client says that has got a handle."""
 _PATIENCE_S: Final = 10.0
 """How long a task may be unknown that somebody wants."""
+_ON_ITS_WAY_S: Final = 1.0
+"""How long a task may be unknown that somebody wants to end: it may be over and forgotten."""
 _NEVER: Final = -(1 << 40)
 """Dask gives up when its own count of lost workers exceeds a limit; from here it never does."""
 
@@ -258,16 +260,17 @@ def names(session: str, prefix: str, dask_scheduler: Any = None) -> list[str]:
     return [] if head is None else [name for name in head.notes if name.startswith(prefix)]
 
 
-def whereabouts(key: str, dask_scheduler: Any = None) -> str | None:
+async def whereabouts(key: str, dask_scheduler: Any = None) -> str | None:
     """The address of the worker that has a task to do; None: it is with none."""
+    await wait_for(key, dask_scheduler, _ON_ITS_WAY_S)
     task = dask_scheduler.tasks.get(key)
     worker = None if task is None else task.processing_on
     return None if worker is None else str(worker.address)
 
 
-async def wait_for(key: str, dask_scheduler: Any = None) -> None:
+async def wait_for(key: str, dask_scheduler: Any = None, patience_s: float = _PATIENCE_S) -> None:
     """Wait until the scheduler has heard of a task that was submitted."""
-    until = time() + _PATIENCE_S
+    until = time() + patience_s
     # Dask tells nobody when it hears of a task; it is a matter of milliseconds.
     while key not in dask_scheduler.tasks and time() < until:  # noqa: ASYNC110
         await asyncio.sleep(0.001)

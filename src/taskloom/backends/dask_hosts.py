@@ -210,8 +210,11 @@ class ActorHost:
                 raise KeyboardInterrupt
             if spec.stream is not None:
                 return produce(self._session, runner)
+            # As on Ray: plain code of an actor may ask whether it was cancelled, and goes on.
+            guard.cancel_by(_let_it_go_on)
             outcomes = runner.run()
-            return answer((receipt_of(outcomes, runner.seconds), outcomes))
+            if not guard.was_cancelled:
+                return answer((receipt_of(outcomes, runner.seconds), outcomes))
         return cancelled_answer(hosted.home, spec, job)
 
     async def _run_async(self, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Answer:
@@ -246,6 +249,10 @@ class ActorHost:
             one.shutdown(wait=False)
         if getattr(self, "_why_dead", "no") == "":
             crew.submit(self._hosted.leave)
+
+
+def _let_it_go_on() -> None:
+    pass
 
 
 class _Gone(Exception):

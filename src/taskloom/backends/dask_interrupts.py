@@ -23,6 +23,8 @@ _lock: Final = threading.Lock()
 _running: dict[int, Interruptible] = {}
 _doomed: OrderedDict[int, None] = OrderedDict()
 """Calls whose end was asked for before they had begun."""
+_LAST_WORD_S: Final = 0.2
+"""How long a process goes on that is to be ended."""
 _MOST_DOOMED: Final = 10_000
 
 
@@ -33,6 +35,7 @@ class Interruptible:
 
     Attributes:
         is_doomed: its end was asked for already.
+        was_cancelled: its end was asked for since.
     """
 
     def __init__(self, task: int) -> None:
@@ -42,6 +45,7 @@ class Interruptible:
         self._was_sent = False
         self._is_heard = False
         self.is_doomed = False
+        self.was_cancelled = False
 
     def __enter__(self) -> Interruptible:
         notice_interrupts()
@@ -76,6 +80,7 @@ class Interruptible:
     def end(self) -> None:
         """Ask for the end; the lock is held."""
         cluster_context.cancelled.add(self._task)
+        self.was_cancelled = True
         if self._cancel is not None:
             self._cancel()
             return
@@ -103,9 +108,16 @@ def end_call(task: int) -> bool:
 
 
 def end_process(task: int) -> bool:
-    """End this process, if the call runs in it."""
+    """End this process in a moment, if the call still runs in it then; whether it runs now."""
     with _lock:
-        if task not in _running:
-            return False
-    os.kill(os.getpid(), signal.SIGKILL)
-    return True
+        is_running = task in _running
+    if is_running:
+        timer = threading.Timer(_LAST_WORD_S, _end_process, (task,))
+        timer.daemon = True
+        timer.start()
+    return is_running
+
+
+def _end_process(task: int) -> None:
+    if task in _running:
+        os.kill(os.getpid(), signal.SIGKILL)
