@@ -170,8 +170,9 @@ class Head(SchedulerPlugin):  # type: ignore[misc]  # distributed is untyped
             if FREE not in told:
                 in_threads.append(key)
         suspects.update(in_threads[-worker.threads :])
+        not_begun = (tasks[key] for key in worker.given.difference(worker.begun) if key in tasks)
         waiting = sorted(
-            (tasks[key] for key in worker.given.difference(worker.begun) if key in tasks),
+            (task for task in not_begun if FREE not in (task.annotations or {})),
             key=lambda task: task.priority,
         )
         free = max(worker.threads - len(in_threads), 0)
