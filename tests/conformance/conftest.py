@@ -55,6 +55,15 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Stage]:
     stage.end()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _leave_no_session() -> Iterator[None]:
+    """Other tests may come next in this process.  A cluster goes on: it takes long to start."""
+    yield
+    session: Any = import_module("taskloom._current").peek()
+    if session is not None and not hasattr(session, "driver"):
+        import_module("taskloom").shutdown()
+
+
 @pytest.fixture(autouse=True)
 def no_leaks(backend: Stage, request: pytest.FixtureRequest) -> Iterator[None]:
     """As everywhere, but not on clusters: their libraries keep threads and descriptors."""

@@ -125,14 +125,15 @@ def test_a_limit_holds_the_generator_back(tmp_path):
 
     @tl.remote(backpressure=2)
     def careful():
-        for n in range(8):
+        for n in range(20):
             gate.note("made")
             yield n
 
     stream = careful.remote()
     assert tl.get(next(stream), timeout=LONG_S) == 0
-    assert gate.count("made") <= 4
-    assert [tl.get(ref) for ref in stream] == list(range(1, 8))
+    # One is taken, two are there, one is being made; a cluster may ask for one ahead.
+    assert gate.count("made") <= 5
+    assert [tl.get(ref) for ref in stream] == list(range(1, 20))
 
 
 def test_items_of_a_stream_are_arguments_of_tasks():

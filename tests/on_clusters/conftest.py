@@ -18,9 +18,10 @@ from typing import Any, Final
 import pytest
 
 LIBRARIES: Final = {"ray": "ray", "dask": "distributed"}
-collect_ignore_glob = [
-    f"test_{name}_*" for name, library in LIBRARIES.items() if not find_spec(library)
-]
+_MISSING: Final = [name for name, library in LIBRARIES.items() if not find_spec(library)]
+collect_ignore_glob = [f"test_{name}_*" for name in _MISSING]
+if len(_MISSING) == len(LIBRARIES):
+    collect_ignore_glob.append("test_cluster_*")
 
 RAY = {"object_store_memory": 200 * 2**20, "include_dashboard": False}
 SETTLE_S = 10.0
@@ -28,6 +29,10 @@ SETTLE_S = 10.0
 os.environ["RAY_ADDRESS"] = "local"
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_DEDUP_LOGS"] = "0"
+
+
+ON_RAY: Final = pytest.mark.parametrize("_session_on", ["ray"], indirect=True)
+"""For what Dask refuses, or does not tell."""
 
 
 @pytest.fixture(scope="session", params=LIBRARIES)

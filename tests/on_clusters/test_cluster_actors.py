@@ -6,6 +6,7 @@ import os
 import time
 
 import pytest
+from tests.on_clusters.conftest import ON_RAY
 
 import taskloom
 from taskloom.actor import exit_actor
@@ -58,6 +59,7 @@ def test_an_actor_knows_itself_and_its_own_handle_does_not_keep_it_alive():
     assert taskloom.get(handle.add.remote()) == 1
 
 
+@ON_RAY
 def test_a_crash_restarts_within_max_restarts():
     counter = Counter.options(max_restarts=1).remote(7)
     assert taskloom.get(counter.add.remote()) == 8
@@ -76,6 +78,7 @@ def test_a_crash_restarts_within_max_restarts():
         taskloom.get(counter.die.remote(), timeout=60)
 
 
+@ON_RAY
 def test_kill_may_restart():
     counter = Counter.options(max_restarts=-1).remote()
     before = taskloom.get(counter.pid.remote())

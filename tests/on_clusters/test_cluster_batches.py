@@ -7,6 +7,7 @@ import time
 from itertools import pairwise
 
 import pytest
+from tests.on_clusters.conftest import ON_RAY
 
 import taskloom
 from taskloom import _current
@@ -221,6 +222,7 @@ def test_a_worker_that_dies_costs_the_others_nothing(tmp_path, batches):
     assert batches
 
 
+@ON_RAY
 def test_the_short_calls_of_a_batch_begin_in_the_order_of_their_submission():
     @taskloom.remote
     def stamp():

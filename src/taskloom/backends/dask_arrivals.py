@@ -112,7 +112,8 @@ class Arrivals:
                 failure = failure_from_dask(error)
                 found = dict.fromkeys(wanted, failure)
         for promise in promises:
-            if promise.key in found:
+            # None: it was cancelled after it had finished, while this was on its way.
+            if found.get(promise.key) is not None:
                 told[promise] = self._opened(found[promise.key])
             elif promise.key in wanted and wanted[promise.key].status not in (
                 *_NOT_THERE,
