@@ -189,12 +189,14 @@ def test_ctrl_c_in_the_middle_leaves_no_worker_occupied(tl, inc, monkeypatch, se
             send_whole(self, frame)
         raise KeyboardInterrupt
 
-    hits = 0
-    for n in range(20):
-        hits += strike_in_sending(tl, inc, monkeypatch, interrupted)
+    def is_hit() -> bool:
+        hit = strike_in_sending(tl, inc, monkeypatch, interrupted)
         assert all_is_given_back(tl)
-        assert tl.get(inc.remote(n), timeout=20) == n + 1
-    assert hits
+        assert tl.get(inc.remote(1), timeout=20) == 2
+        return hit
+
+    for _ in range(5):
+        assert eventually(is_hit)
 
 
 @pytest.mark.parametrize("error", [BlockingIOError, BrokenPipeError])
@@ -202,7 +204,8 @@ def test_a_worker_that_takes_nothing_now_gets_the_call_from_the_engine(tl, inc, 
     def full(_self, _frame):
         raise error
 
-    assert sum(strike_in_sending(tl, inc, monkeypatch, full) for _ in range(20))
+    # On a busy machine most calls go the long way.
+    assert eventually(lambda: strike_in_sending(tl, inc, monkeypatch, full))
     assert all_is_given_back(tl)
 
 
@@ -216,17 +219,18 @@ def test_of_two_who_want_one_offer_one_gets_it(tl, inc, monkeypatch):
             others.append(inc.remote(10))
         return take(self, taker)
 
-    hits = 0
-    for _ in range(20):
+    def is_hit() -> bool:
         assert is_offered(tl, inc, 1)
         others.clear()
         with monkeypatch.context() as patch:
             patch.setattr(Offer, "take", take_second)
             ref = inc.remote(20)
         assert tl.get(ref) == 21
-        hits += len(others) == 2
         assert [tl.get(other) for other in others[1:]] == [11] * len(others[1:])
-    assert hits
+        return len(others) == 2
+
+    for _ in range(5):
+        assert eventually(is_hit)
     assert all_is_given_back(tl)
 
 
