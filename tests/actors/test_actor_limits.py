@@ -7,6 +7,7 @@ import os
 import time
 
 import pytest
+from tests.captured import printed
 from tests.gates import Gate, eventually
 
 import taskloom
@@ -265,13 +266,11 @@ def test_a_circle_of_awaits_is_reported_once(tl, soon, capfd):
 
     actor = Awaits.remote()
     ref = actor.outer.remote()
-    said = []
-    assert eventually(lambda: said.append(capfd.readouterr().err) or "Awaits" in "".join(said))
+    assert eventually(lambda: "Awaits" in printed(capfd, "err"))
     for _ in range(3):  # other waits come and go, and each has the engine look again
         tl.get(tl.remote(lambda: taskloom.get(taskloom.remote(lambda: 1).remote())).remote())
         tl.wait([ref], timeout=0.1)
-    said.append(capfd.readouterr().err)
-    assert "".join(said).count("none of them can go on unless") == 1
+    assert printed(capfd, "err").count("none of them can go on unless") == 1
     tl.cancel(ref)
     with pytest.raises(TaskCancelledError):
         tl.get(ref)
@@ -325,11 +324,8 @@ def test_what_an_actor_prints_begins_with_its_own_repr_ACT_25(tl, capfd):
     class Plain:
         say = Numbered.func.say
 
-    said = []
-
     def is_said(line):
-        said.append(capfd.readouterr().out)
-        return line in "".join(said)
+        return line in printed(capfd)
 
     for number, name in ((7, "Numbered(7)"), (-1, "Numbered")):
         actor = Numbered.remote(number)
@@ -354,13 +350,8 @@ def test_a_long_queue_of_one_actor_is_warned_of_ACT_26(tl, gate, capfd):
     refs = [busy.stay.remote(gate)]
     gate.wait_for("stay")
     refs += [busy.quick.remote() for _ in range(11_000)]  # some are handed out already
-    said = []
-
-    def is_said(text):
-        said.append(capfd.readouterr().err)
-        return text in "".join(said)
-
-    assert eventually(lambda: is_said("more than 10000 calls of the actor Busy named 'busy'"))
-    assert "".join(said).count("more than 5000 calls of the actor Busy") == 1
+    wanted = "more than 10000 calls of the actor Busy named 'busy'"
+    assert eventually(lambda: wanted in printed(capfd, "err"))
+    assert printed(capfd, "err").count("more than 5000 calls of the actor Busy") == 1
     gate.open()
     tl.get(refs)

@@ -7,6 +7,7 @@ import signal
 import threading
 
 import pytest
+from tests.captured import printed
 from tests.gates import Gate, eventually
 
 import taskloom
@@ -367,7 +368,7 @@ def test_a_shutdown_hook_that_raises_is_told_on_stderr(tl, capfd):
     pid = tl.get(actor.pid.remote())
     del actor
     assert eventually(lambda: is_gone(pid))
-    assert eventually(lambda: "in the hook" in capfd.readouterr().err)
+    assert eventually(lambda: "in the hook" in printed(capfd, "err"))
 
 
 # -- names --------------------------------------------------------------------------------------
@@ -653,4 +654,4 @@ def test_what_an_actor_prints_has_the_name_of_its_class(tl, capfd):
 
     for actor in (Speaker.remote(), Speaker.options(max_concurrency=2).remote()):
         pid = tl.get(actor.say.remote("hello"))
-        assert eventually(lambda pid=pid: f"(Speaker pid={pid}) hello" in capfd.readouterr().out)
+        assert eventually(lambda pid=pid: f"(Speaker pid={pid}) hello" in printed(capfd))

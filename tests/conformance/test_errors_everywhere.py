@@ -7,6 +7,7 @@ import threading
 import traceback
 
 import pytest
+from tests.captured import printed
 from tests.conformance.subjects import LONG_S, ONE_PROCESS, Broken, add, fail
 from tests.gates import Gate, eventually
 
@@ -175,12 +176,9 @@ def test_a_request_that_can_never_be_fulfilled_fails():
 
 
 def test_an_error_that_nobody_asked_for_is_told_on_stderr(capfd):
-    seen = []
-
     def is_told():
         tl.get(add.remote(1, 1), timeout=LONG_S)  # errors are told when the session is used
-        seen.append(capfd.readouterr().err)
-        return "nobody asked" in "".join(seen)
+        return "nobody asked" in printed(capfd, "err")
 
     @tl.remote
     def work():
@@ -189,4 +187,4 @@ def test_an_error_that_nobody_asked_for_is_told_on_stderr(capfd):
     ref = work.remote()
     tl.wait([ref], timeout=LONG_S)
     del ref
-    assert eventually(is_told), seen
+    assert eventually(is_told), printed(capfd, "err")
