@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskloom import _current, _ids, _waiting
 from taskloom._actor_handle import weak_handle
-from taskloom._options import UNITS_PER_RESOURCE
+from taskloom._options import from_units
 
 if TYPE_CHECKING:
     from taskloom.backends.base import Backend, ExecutionContext
@@ -147,7 +147,7 @@ class RuntimeContext:
         task = self._task()
         if task.task_key is None:
             raise AssertionError("get_assigned_resources() is only available in a task")
-        return {name: units / UNITS_PER_RESOURCE for name, units in task.resources}
+        return {name: from_units(units) for name, units in task.resources}
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """The ids of the accelerators that the running task may use, by kind."""

@@ -9,7 +9,7 @@ from taskloom._core.deadlock import Wait, held_by, makers
 from taskloom._core.node import Node, ObjectRecord, WorkerKind, WorkerRecord
 from taskloom._core.states import NodeState
 from taskloom._ids import INDEX_BITS
-from taskloom._options import UNITS_PER_RESOURCE
+from taskloom._options import from_units
 
 if TYPE_CHECKING:
     from taskloom._core.reactor import Reactor
@@ -155,4 +155,4 @@ class Explainer:
 
 
 def _amount(units: int) -> str:
-    return f"{units / UNITS_PER_RESOURCE:g}"
+    return f"{from_units(units):g}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from taskloom._config import Config
-from taskloom._options import UNITS_PER_RESOURCE
+from taskloom._options import UNITS_PER_RESOURCE, from_units
 
 Request = tuple[tuple[str, int], ...]
 _EMPTY: Final[dict[str, tuple[str, ...]]] = {}
@@ -123,11 +123,11 @@ class Ledger:
         }
 
     def describe_total(self) -> dict[str, float]:
-        return {name: units / UNITS_PER_RESOURCE for name, units in self.total.items()}
+        return {name: from_units(units) for name, units in self.total.items()}
 
     def describe_free(self) -> dict[str, float]:
         """What is free now; nothing is left out or below zero by mistake (INIT-13)."""
-        return {name: units / UNITS_PER_RESOURCE for name, units in self.free.items() if units > 0}
+        return {name: from_units(units) for name, units in self.free.items() if units > 0}
 
     def _pick_gpus(self, units: int) -> list[tuple[int, int]] | None:
         """Devices for a request: one that has room for a fraction, or whole free ones."""
@@ -153,7 +153,7 @@ def _cpus(request: Request) -> int:
 
 def describe(request: Request) -> dict[str, float]:
     """A request as users write it: {"CPU": 1.0}."""
-    return {name: units / UNITS_PER_RESOURCE for name, units in request}
+    return {name: from_units(units) for name, units in request}
 
 
 def session_total(config: Config) -> dict[str, float]:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Final
 
 MARK: Final = b"\x1etaskloom "  # see _worker/output.py, which writes it
-MARK_END: Final = b"\x1e\n"
 MAX_LINE_BYTES: Final = 64 * 1024
 MAX_MARK_BYTES: Final = 4096
 LAST_LINES: Final = 60

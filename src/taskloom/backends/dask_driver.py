@@ -18,7 +18,7 @@ from typing import Any, Final
 import dask
 import distributed
 
-from taskloom._options import UNITS_PER_RESOURCE
+from taskloom._options import from_units
 from taskloom._spec import TaskSpec
 from taskloom._wire.remote_errors import Failure
 from taskloom._wire.serialization import pack_plain
@@ -207,7 +207,7 @@ class DaskDriver:
         found = self._resources.get(spec.number)
         if found is None:
             found = self._resources[spec.number] = {
-                name: units / UNITS_PER_RESOURCE
+                name: from_units(units)
                 for name, units in spec.request
                 if name not in ("CPU", "memory") or name in self._declared
             }

@@ -43,7 +43,6 @@ class Interruptible:
         self._thread = threading.get_ident()
         self._cancel: Callable[[], object] | None = None
         self._was_sent = False
-        self._is_heard = False
         self.is_doomed = False
         self.was_cancelled = False
 

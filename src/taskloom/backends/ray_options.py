@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Sequence
 from typing import Any
 
-from taskloom._options import UNITS_PER_RESOURCE
+from taskloom._options import from_units
 from taskloom._spec import ActorSpec, TaskSpec
 from taskloom.backends.cluster_driver import Job
 
@@ -41,7 +41,7 @@ def unpack_job(packed: PackedJob) -> Job:
 
 def options_of(request: Sequence[tuple[str, int]]) -> dict[str, Any]:
     """A request of ours as Ray's options."""
-    amounts = {name: units / UNITS_PER_RESOURCE for name, units in request}
+    amounts = {name: from_units(units) for name, units in request}
     options: dict[str, Any] = {"num_cpus": amounts.pop("CPU", 0)}
     if gpus := amounts.pop("GPU", 0):
         options["num_gpus"] = gpus
