@@ -23,7 +23,7 @@ FLOORS: Final[tuple[frozenset[str], ...]] = (
     frozenset(
         {"exceptions", "_task_error", "_exception_parts", "_ids", "_config", "_machine", "_caller"}
         | {"_memory_settings", "_options", "_actor_options", "_current", "_version"}
-        | {"backends._addresses"}
+        | {"_interruptible", "backends._addresses"}
     ),  # 0 words
     frozenset({"ref", "generator", "_waiting", "_spec", "_memory", "backends.base"}),  # 1 nouns
     frozenset({"_core"}),  # 2 the loom

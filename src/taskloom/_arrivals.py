@@ -8,6 +8,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from taskloom._interruptible import acquire
+
 if TYPE_CHECKING:
     from taskloom._waiting import Waiter
     from taskloom.backends.base import Backend
@@ -52,7 +54,7 @@ class Arrivals(Generic[T]):
             self._wakers.append(asleep.release)
             try:
                 if not self._items:  # else it came before the waker was there to be seen
-                    asleep.acquire()
+                    acquire(asleep, None)
             finally:
                 self._wakers.clear()
         return self._items.popleft()

@@ -16,10 +16,13 @@ import itertools
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from taskloom._interruptible import nap_s
 
 if TYPE_CHECKING:
     from taskloom.backends.base import Backend, Group
@@ -377,10 +380,24 @@ class RefFuture(concurrent.futures.Future[Any]):
         return True
 
     def result(self, timeout: float | None = None) -> Any:
-        return super().result(self._yield_cpus(timeout))
+        return super().result(self._sleep(timeout))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        return super().exception(self._yield_cpus(timeout))
+        return super().exception(self._sleep(timeout))
+
+    def _sleep(self, timeout: float | None) -> float | None:
+        """Wait where Ctrl-C is heard; how many seconds the standard library may wait after it."""
+        left_s = self._yield_cpus(timeout)
+        until = None if left_s is None else time.monotonic() + left_s
+        while (nap := nap_s(left_s)) != left_s and not self.done():
+            try:
+                super().exception(nap)
+            except concurrent.futures.CancelledError:
+                break
+            except TimeoutError:
+                if until is not None:
+                    left_s = until - time.monotonic()
+        return left_s
 
     def _yield_cpus(self, timeout: float | None) -> float | None:
         """In a task, wait where the engine sees it: it lends the task's CPUs meanwhile."""

@@ -7,10 +7,12 @@ Each program runs in a process of its own with a time limit, so that a hang is a
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -436,9 +438,10 @@ except KeyboardInterrupt:
 """
     )
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    begin = f"import os; os.login_tty(0); exec(open({str(script)!r}).read())"
     ours, theirs = os.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", f"import os; os.login_tty(0); exec(open({str(script)!r}).read())"],
+        [sys.executable, "-X", "faulthandler", "-c", begin],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -447,20 +450,13 @@ except KeyboardInterrupt:
         start_new_session=False,
     )
     os.close(theirs)
+    said = b""
     try:
-        said = b""
-        while b"ready" not in said:
-            said += os.read(ours, 1000)
-        os.write(ours, b"\x03")
-        while True:
-            try:
-                part = os.read(ours, 1000)
-            except OSError:  # the terminal has nobody any more
-                break
-            if not part:
-                break
+        for part in _read_terminal(ours, process):
             said += part
-        assert process.wait(20) == 0
+            if b"ready" in part:  # written at once
+                os.write(ours, b"\x03")
+        assert process.wait(20) == 0, said.decode()
     finally:
         process.kill()
         process.wait()
@@ -470,13 +466,76 @@ except KeyboardInterrupt:
     assert b"Traceback" not in said
 
 
+def _read_terminal(terminal: int, process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """What comes until nobody holds the other end; a program that hangs says where it does."""
+    deadline = time.monotonic() + 30
+    while True:
+        if not select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            process.send_signal(signal.SIGABRT)  # faulthandler writes where every thread is
+            deadline += 30
+            continue
+        try:
+            part = os.read(terminal, 10_000)
+        except OSError:  # the terminal has nobody any more
+            return
+        if not part:
+            return
+        yield part
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "ray.get(ref)",
+        "ray.get(ref, timeout=1000)",
+        "ray.get([ref, ref])",
+        "ray.get([ref, good.remote(ref)])",
+        "ray.wait([ref])",
+        "ray.wait([ref], timeout=1000)",
+        "next(ray.as_completed([ref]))",
+        "ref.future().result()",
+        "ref.future().exception(1000)",
+        "next(iter(ray.remote(endless).remote()))",
+    ],
+)
+def test_an_interrupt_that_does_not_wake_the_main_thread_is_heard_FAULTS_27(drive, wait):
+    # A signal that comes just before a thread is asleep, or that the kernel gives to another
+    # thread, wakes nobody, and Python's lock.acquire() sleeps on.
+    assert drive(f"""
+ray.init(num_cpus=1)
+ref = ray.remote(time.sleep).remote(1000)
+main = threading.get_ident()
+
+def endless():
+    time.sleep(1000)
+    yield
+
+def interrupt():
+    while time.monotonic() < begin + 0.1 or sys._current_frames()[main].f_code is here:
+        time.sleep(0.001)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+here = sys._getframe().f_code
+begin = time.monotonic()
+other = threading.Thread(target=interrupt)
+other.start()
+try:
+    {wait}
+except KeyboardInterrupt:
+    print("heard")
+other.join()
+ray.cancel(ref)
+print(ray.get(good.remote(1)))
+""") == ["heard", "1"]
+
+
 def test_an_interrupt_of_the_whole_process_group_hits_no_worker_FAULTS_27(driver):
     process, children = driver("""
 ray.init(num_cpus=1)
 pid = ray.get(ray.remote(os.getpid).remote())
 try:
     print("ready", flush=True)
-    time.sleep(1000)
+    while True: time.sleep(0.05)  # one long sleep may miss a signal that comes as it begins
 except KeyboardInterrupt:
     print(ray.get(ray.remote(os.getpid).remote()) == pid, flush=True)
 """)

@@ -7,6 +7,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable, Sequence
 
 from taskloom._core.node import ObjectRecord
+from taskloom._interruptible import acquire
 
 
 class Waiter:
@@ -59,7 +60,7 @@ class ThreadWaiter(Waiter):
 
     def wait(self, timeout_s: float | None) -> bool:
         """Block; False when time was up.  Signals interrupt it (Ctrl-C)."""
-        return self._lock.acquire(timeout=-1 if timeout_s is None else timeout_s)
+        return acquire(self._lock, timeout_s)
 
     def has_records_left(self) -> bool:
         """True when it has been told of enough, but not of all."""
@@ -127,7 +128,7 @@ class Gatherer(Waiter):
 
     def wait(self, timeout_s: float | None) -> bool:
         """Block; False when time was up.  Signals interrupt it (Ctrl-C)."""
-        return self._lock.acquire(timeout=-1 if timeout_s is None else timeout_s)
+        return acquire(self._lock, timeout_s)
 
 
 class Sleepers:

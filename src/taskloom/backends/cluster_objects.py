@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from taskloom._interruptible import nap_s
 from taskloom._wire.remote_errors import Failure
 from taskloom.backends.cluster_driver import Driver, Outcome, Place, Receipt
 
@@ -230,7 +231,7 @@ class Objects:
                     return False
                 if self._driver.shows_waiting:
                     left_s = self._wait_visibly(records, left_s)
-                tally.is_enough.wait(left_s)
+                tally.is_enough.wait(nap_s(left_s))
         finally:
             stop()
         return True

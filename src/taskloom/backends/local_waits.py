@@ -8,6 +8,7 @@ from taskloom._core.node import ObjectRecord
 from taskloom._engine.engine import Engine
 from taskloom._engine.portal import Portal
 from taskloom._engine.waiters import Gatherer, ThreadWaiter
+from taskloom._interruptible import acquire
 from taskloom.exceptions import InternalError
 
 
@@ -31,7 +32,7 @@ class Waits:
         woken = False
         try:
             if sleepers.add(record, lock):
-                woken = lock.acquire() if timeout_s is None else lock.acquire(timeout=timeout_s)
+                woken = acquire(lock, timeout_s)
             else:
                 woken = True
                 self._portal.post_if_open(sleepers.wake, record)
