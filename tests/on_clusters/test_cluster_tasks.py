@@ -129,6 +129,33 @@ def test_a_worker_that_dies_is_retried_within_the_budget(tmp_path):
     assert (tmp_path / "b").read_text() == "xxx"
 
 
+@pytest.mark.parametrize("num_cpus", [1, 0])
+def test_a_task_that_kills_its_worker_as_it_begins_runs_no_more_often_than_it_may(
+    tmp_path, num_cpus
+):
+    """Short ones go before it: the worker dies with what it has to say of them."""
+
+    @taskloom.remote
+    def fine(n):
+        return n
+
+    @taskloom.remote(max_retries=1, num_cpus=num_cpus)
+    def dies(path):
+        with open(path, "a") as file:
+            file.write("x")
+        os._exit(1)
+
+    for turn in "ab":
+        path = tmp_path / turn
+        before = [fine.remote(n) for n in range(6)]
+        poison = dies.remote(str(path))
+        after = [fine.remote(n) for n in range(6)]
+        with pytest.raises(WorkerCrashedError):
+            taskloom.get(poison, timeout=60)
+        assert taskloom.get(before + after, timeout=60) == [*range(6), *range(6)]
+        assert path.read_text() == "xx"
+
+
 def test_cancel_wakes_a_function_that_sleeps_and_the_worker_lives_on(tmp_path):
     @taskloom.remote
     def sleep(path):

@@ -169,7 +169,7 @@ class DaskDriver:
         options = self._options(spec)
         marks = _marks(spec, job)
         if free:
-            options, marks = self.free_options(), {dask_head.FREE: True}
+            options, marks = self.free_options(), {}
         with dask.annotate(**self._ours, **marks):
             future = self.client.submit(
                 function,
@@ -438,7 +438,6 @@ def _marks(spec: TaskSpec, job: Job) -> dict[str, bool]:
     return {
         mark: True
         for mark, holds in (
-            (dask_head.FREE, not _asks_for_cpu(spec)),
             (dask_head.ONCE, spec.max_retries == 0),
             (dask_head.CAREFUL, 0 <= spec.max_retries <= job.attempts),
         )

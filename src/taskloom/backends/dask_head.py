@@ -6,18 +6,20 @@ One plugin for each session.  It does four things that Dask itself has not:
   session.
 - *Attempts*: when a worker dies, Dask counts that against every task that it had been given, also
   against those that only waited there, and gives up after ``allowed-failures``, for all tasks
-  alike.  We count for ourselves, against those that had begun.  The worker that gets such a task
-  next is told, and does not run it when ``max_retries`` is used up.
+  alike.  We count for ourselves (below).  The worker that gets such a task next is told, and does
+  not run it when ``max_retries`` is used up.
 - *Wishes*: a handle may arrive somewhere before the scheduler has heard of the task that it stands
   for, from the worker that has submitted it.  Dask forgets what somebody wants of a task that it
   does not know; here it is remembered.
 - *Whereabouts*: which worker has a task now, for those who want its end.
 
-Which tasks had begun: a worker says so when it begins one.  It says the end of a task no sooner
-than it begins the next one, so of those that have begun only the last ones run, as many as it has
-threads.  And it may die before what it has said has left: then what it would have begun next
-counts as begun.  A task on its last attempt is careful: it begins when the scheduler has heard of
-it.
+Which tasks had begun when a worker died?  Nobody knows: what a worker says leaves it some
+milliseconds later, and the one that has killed it is as a rule the one that has just begun.  So the
+first death counts against whatever the worker had been given: no task runs more often than it may,
+and one that only waited there loses an attempt, once.  From then on a task is *careful*: it begins
+when the scheduler has heard that it does, and says its end in the same way, so that a death counts
+against it only when it runs.  A task on its last attempt is careful from the beginning, and one
+with ``max_retries=0`` therefore always.
 
 A value that is lost with its worker is made again, as Dask does; not one of a task that must run
 once.
@@ -43,8 +45,6 @@ ONCE: Final = "taskloom_once"
 """The annotation of a task that must run once."""
 CAREFUL: Final = "taskloom_careful"
 """The annotation of a task that begins when the scheduler has heard that it does."""
-FREE: Final = "taskloom_free"
-"""The annotation of a task that holds no thread of its worker."""
 LOST: Final = "taskloom_lost"
 """The annotation of a task: how many attempts it has lost."""
 WISH: Final = "taskloom-wish"
@@ -55,25 +55,6 @@ _ON_ITS_WAY_S: Final = 1.0
 """How long a task may be unknown that somebody wants to end: it may be over and forgotten."""
 _NEVER: Final = -(1 << 40)
 """Dask gives up when its own count of lost workers exceeds a limit; from here it never does."""
-
-
-class _Worker:
-    """What a worker has to do for us.
-
-    Attributes:
-        threads: how many it has.
-        given: the keys of the tasks.
-        begun: those of them that run, in order, or have run and are not known to have ended.
-        suspects: once it is dead: those that have lost an attempt.
-    """
-
-    __slots__ = ("begun", "given", "suspects", "threads")
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self.given: set[str] = set()
-        self.begun: dict[str, None] = {}
-        self.suspects: set[str] | None = None
 
 
 class Head(SchedulerPlugin):  # type: ignore[misc]  # distributed is untyped
@@ -89,8 +70,7 @@ class Head(SchedulerPlugin):  # type: ignore[misc]  # distributed is untyped
         self.notes = dict(notes)
         self._scheduler: Any = None
         self._seen: dict[str, int] = {}  # Dask's count of lost workers, by task
-        self._workers: dict[str, _Worker] = {}
-        self._where: dict[str, _Worker] = {}  # who has a task to do
+        self._running: set[str] = set()  # careful tasks that have begun and have not ended
 
     async def start(self, scheduler: Any) -> None:
         """Dask tells us where we are."""
@@ -108,79 +88,45 @@ class Head(SchedulerPlugin):  # type: ignore[misc]  # distributed is untyped
                 for client in _wishes.pop(key, ()):
                     scheduler.client_desires_keys([key], client)
 
-    def log_event(self, topic: str, msg: Any) -> None:
-        """A worker tells that it has begun a task."""
-        if topic == self.name and (worker := self._where.get(msg)) is not None:
-            worker.begun[msg] = None
-
     def transition(self, key: str, start: str, finish: str, *_args: Any, **_more: Any) -> None:
         """A task changes its state."""
         if key not in self._seen:
             return
-        if start == "memory" and finish == "released":
-            # Its value is lost, and when somebody wants it, it is to run again.
-            task = self._scheduler.tasks.get(key)
-            if task is not None and ONCE in (task.annotations or {}):
-                self._count(task)
-        if finish == "processing":
-            self._on_given(key)
-        elif start == "processing":
-            self._on_taken_away(key)
+        task = self._scheduler.tasks.get(key)
+        if start == "processing":
+            self._on_taken_away(key, task)
+        elif start == "memory" and finish == "released" and _is_once(task):
+            _count(task)  # its value is lost, and when somebody wants it, it is to run again
         if finish == "forgotten":
             del self._seen[key]
 
-    def _on_given(self, key: str) -> None:
-        at = self._scheduler.tasks[key].processing_on
-        worker = self._workers.get(at.address)
-        if worker is None:
-            worker = self._workers[at.address] = _Worker(at.nthreads)
-        worker.given.add(key)
-        self._where[key] = worker
-
-    def _on_taken_away(self, key: str) -> None:
-        worker = self._where.pop(key, None)
-        task = self._scheduler.tasks.get(key)
-        if worker is None:
-            return
+    def _on_taken_away(self, key: str, task: Any) -> None:
+        """A worker has no longer a task to do: it has done it, or is dead."""
         if task is not None and task.suspicious > self._seen[key]:
             self._seen[key] = task.suspicious
-            if worker.suspects is None:
-                worker.suspects = self._find_suspects(worker)
-            if key in worker.suspects:
-                self._count(task)
-        worker.given.discard(key)
-        worker.begun.pop(key, None)
+            if key in self._running or CAREFUL not in (task.annotations or {}):
+                _count(task)
+        self._running.discard(key)
 
-    @staticmethod
-    def _count(task: Any) -> None:
-        """One attempt more is lost."""
-        if task is not None:
-            told = task.annotations or {}
-            task.annotations = {**told, LOST: told.get(LOST, 0) + 1}
+    def on_begun(self, key: str) -> None:
+        """A careful task begins as soon as its worker has got the answer."""
+        task = self._scheduler.tasks.get(key)
+        if key in self._seen and task is not None and task.state == "processing":
+            self._running.add(key)
 
-    def _find_suspects(self, worker: _Worker) -> set[str]:
-        """What had begun when a worker died."""
-        tasks = self._scheduler.tasks
-        suspects: set[str] = set()
-        in_threads: list[str] = []
-        for key in worker.begun:
-            told = (tasks[key].annotations if key in tasks else None) or {}
-            if FREE in told or ONCE in told:
-                suspects.add(key)
-            if FREE not in told:
-                in_threads.append(key)
-        suspects.update(in_threads[-worker.threads :])
-        not_begun = (tasks[key] for key in worker.given.difference(worker.begun) if key in tasks)
-        waiting = sorted(
-            (task for task in not_begun if FREE not in (task.annotations or {})),
-            key=lambda task: task.priority,
-        )
-        free = max(worker.threads - len(in_threads), 0)
-        return suspects | {task.key for task in waiting[:free]}
+    def on_ended(self, key: str) -> None:
+        """A careful task has ended; its value is on its way."""
+        self._running.discard(key)
 
-    def remove_worker(self, scheduler: Any, worker: str, **_more: Any) -> None:
-        """A worker is gone, and so is what it had to do."""
-        self._workers.pop(worker, None)
+
+def _is_once(task: Any) -> bool:
+    return task is not None and ONCE in (task.annotations or {})
+
+
+def _count(task: Any) -> None:
+    """One attempt more is lost; the next ones are careful."""
+    told = task.annotations or {}
+    task.annotations = {**told, LOST: told.get(LOST, 0) + 1, CAREFUL: True}
 
 
 _wishes: Final[dict[str, set[str]]] = {}
@@ -239,7 +185,14 @@ def begun(session: str, key: str, dask_scheduler: Any = None) -> None:
     """A worker begins a task, and waits until that is known here."""
     head = _head(dask_scheduler, session)
     if head is not None:
-        head.log_event(head.name, key)
+        head.on_begun(key)
+
+
+def ended(session: str, key: str, dask_scheduler: Any = None) -> None:
+    """A worker has ended a task, and says so before it gives the value."""
+    head = _head(dask_scheduler, session)
+    if head is not None:
+        head.on_ended(key)
 
 
 def read(session: str, name: str, dask_scheduler: Any = None) -> bytes | None:

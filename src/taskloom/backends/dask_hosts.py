@@ -31,6 +31,7 @@ from taskloom.backends.dask_streams import produce, produce_async
 from taskloom.backends.dask_worker import (
     begin,
     cancelled_answer,
+    crashed,
     crew,
     enter,
     give_slot_back,
@@ -125,13 +126,10 @@ class ActorHost:
         packed_spec: bytes,
         packed_call: bytes,
         turn: Turn | None,
-        lost: int,
         *values: Answer,
     ) -> Answer:
         """One call; its answer."""
-        _, spec, job, fills = await in_crew(
-            enter, self._session, packed_spec, packed_call, values, lost
-        )
+        _, spec, job, fills = await in_crew(enter, self._session, packed_spec, packed_call, values)
         order = None
         if turn is not None:
             turn = Turn(*turn)
@@ -290,12 +288,14 @@ async def call_actor(
 ) -> Answer:
     """A task of Dask's: one call of an actor."""
     give_slot_back(key)
-    lost = begin(key, session)
-    host: ActorHost | None = distributed.get_worker().state.actors.get(actor.key)
+    host: Any = distributed.get_worker().state.actors.get(actor.key) or actor
     try:
-        if host is not None:
-            return await host.take(packed_spec, packed_call, turn, lost, *values)
-        found: Answer = await actor.take(packed_spec, packed_call, turn, lost, *values)
+        if begin(key, session):
+            # The actor lives, and may have got the call from the worker that is dead.
+            if turn is not None:
+                await host.skip(turn)
+            return Answer(Receipt((crashed("a call of an actor"),) * returns))
+        found: Answer = await host.take(packed_spec, packed_call, turn, *values)
         return found
     except _Gone:
         why = _KILLED

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from time import time
 from typing import Any, Final
@@ -24,7 +24,7 @@ from taskloom.backends.cluster_replay import StreamRunner
 from taskloom.backends.cluster_run import receipt_of, run_call
 from taskloom.backends.cluster_worker import home_of, learn
 from taskloom.backends.dask_handles import Answer, answer, bind
-from taskloom.backends.dask_head import CAREFUL, LOST, begun, plugin_name, read
+from taskloom.backends.dask_head import CAREFUL, LOST, ONCE, begun, ended, read
 from taskloom.backends.dask_interrupts import Interruptible
 from taskloom.backends.dask_streams import produce, produce_async
 from taskloom.exceptions import WorkerCrashedError
@@ -87,15 +87,30 @@ def outcome_of(value: Answer) -> Outcome:
 
 
 def begin(key: bytes, session: str) -> int:
-    """A task begins: the scheduler is told; how many workers have died with it already."""
-    worker, name = distributed.get_worker(), key.decode()
-    state = worker.state.tasks.get(name)
-    told = (state.annotations if state is not None else None) or {}
+    """A task begins; how many workers have died with it already.
+
+    A careful one waits until the scheduler knows: see ``dask_head``.
+    """
+    told = _told(key)
     if CAREFUL in told:
-        distributed.get_client().run_on_scheduler(begun, session, name)
-    else:
-        worker.log_event(plugin_name(session), name)
+        distributed.get_client().run_on_scheduler(begun, session, key.decode())
     return int(told.get(LOST, 0))
+
+
+def end(key: bytes, session: str) -> None:
+    """A task has ended, and its worker may die before its value has left.
+
+    Then it is no fault of the task's, and it runs again; not one that must run once.
+    """
+    told = _told(key)
+    if CAREFUL in told and ONCE not in told:
+        distributed.get_client().run_on_scheduler(ended, session, key.decode())
+
+
+def _told(key: bytes) -> Mapping[str, Any]:
+    """What the worker was told of a task."""
+    state = distributed.get_worker().state.tasks.get(key.decode())
+    return (state.annotations if state is not None else None) or {}
 
 
 def crashed(name: str) -> Failure:
@@ -116,7 +131,9 @@ def run(
     key: bytes, session: str, packed_spec: bytes, packed_call: bytes, *values: Answer
 ) -> Answer:
     """One call that asks for a CPU: in the thread that Dask gives it."""
-    return run_here(*enter(session, packed_spec, packed_call, values, begin(key, session)))
+    told = run_here(*enter(session, packed_spec, packed_call, values, begin(key, session)))
+    end(key, session)
+    return told
 
 
 def run_here(home: ClusterBackend, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Answer:
@@ -163,9 +180,11 @@ async def run_free(
     """One call that asks for no CPU: it holds no slot of the worker."""
     give_slot_back(key)
     entered = await asyncio.to_thread(_begin_free, key, session, packed_spec, packed_call, values)
-    if not entered[1].is_coroutine:
-        return await asyncio.wrap_future(crew.submit(run_here, *entered))
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_run_free(*entered), loop()))
+    if entered[1].is_coroutine:
+        work = asyncio.run_coroutine_threadsafe(_run_free(*entered), loop())
+    else:
+        work = crew.submit(run_here, *entered)
+    return await _until_end(work, key, session)
 
 
 def run_stream(
@@ -173,7 +192,9 @@ def run_stream(
 ) -> Answer:
     """One call of a generator function that asks for a CPU."""
     entered = enter(session, packed_spec, packed_call, values, begin(key, session))
-    return produce_here(session, *entered)
+    told = produce_here(session, *entered)
+    end(key, session)
+    return told
 
 
 def produce_here(
@@ -198,10 +219,11 @@ async def run_free_stream(
     """One call of a generator function that asks for no CPU."""
     give_slot_back(key)
     entered = await asyncio.to_thread(_begin_free, key, session, packed_spec, packed_call, values)
-    if not entered[1].is_coroutine:
-        return await asyncio.wrap_future(crew.submit(produce_here, session, *entered))
-    work = _produce_free(session, *entered)
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop()))
+    if entered[1].is_coroutine:
+        work = asyncio.run_coroutine_threadsafe(_produce_free(session, *entered), loop())
+    else:
+        work = crew.submit(produce_here, session, *entered)
+    return await _until_end(work, key, session)
 
 
 async def _produce_free(
@@ -223,6 +245,13 @@ def _begin_free(
     key: bytes, session: str, packed_spec: bytes, packed_call: bytes, values: Sequence[Answer]
 ) -> tuple[ClusterBackend, TaskSpec, Job, list[Any]]:
     return enter(session, packed_spec, packed_call, values, begin(key, session))
+
+
+async def _until_end(work: Future[Answer], key: bytes, session: str) -> Answer:
+    told = await asyncio.wrap_future(work)
+    if CAREFUL in _told(key):
+        await asyncio.to_thread(end, key, session)
+    return told
 
 
 async def _run_free(home: ClusterBackend, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Answer:
