@@ -23,6 +23,10 @@ from taskloom.exceptions import TaskTimeoutError
 
 _NOTICE_S: Final = 0.02
 """How long running code has to notice an interrupt before it is taken for asleep."""
+_LAST_NOTICE_S: Final = 1.0
+"""Each next wait for that takes twice as long as the one before, up to this."""
+_MOST_WAKES: Final = 20
+"""So many signals wake it; then it has a handler of its own, or is in code that does not look."""
 
 
 class Limit:
@@ -129,7 +133,9 @@ def notice_interrupts() -> None:
     """In the main thread, before user code runs: wake it from a sleep when it is interrupted.
 
     Whoever raises the flag of SIGINT writes to the wake-up descriptor; if the handler has not run
-    a moment later, the main thread sleeps, and a real signal wakes it.
+    a moment later, the main thread sleeps, and a real signal wakes it.  A signal is lost on a
+    thread that has looked for interrupts for the last time and is about to fall asleep: on a busy
+    machine it may be there for long.  So there is another one until the handler has run.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -168,7 +174,8 @@ def _wake_main() -> None:
 def _watch(read_end: int) -> None:
     while True:
         if signal.SIGINT in os.read(read_end, 64):
-            if not _noticed.wait(_NOTICE_S):
+            for turn in range(_MOST_WAKES):
+                if _noticed.wait(min(_NOTICE_S * 2**turn, _LAST_NOTICE_S)):
+                    break
                 _wake_main()
-                _noticed.wait(_NOTICE_S)
             _noticed.clear()
