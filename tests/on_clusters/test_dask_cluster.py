@@ -221,7 +221,7 @@ def test_an_address_at_which_nobody_or_something_else_listens_is_one_clear_error
 
 def test_a_cluster_of_our_own_leaves_no_process_and_says_nothing():
     program = """
-        import os
+        import os, time
         import taskloom
 
         taskloom.init("dask", num_cpus=2)
@@ -230,6 +230,7 @@ def test_a_cluster_of_our_own_leaves_no_process_and_says_nothing():
         taskloom.shutdown()
         taskloom.init("dask", num_cpus=1)
         print(*taskloom.get([where.remote()]))
+        taskloom.remote(time.sleep).remote(60)  # nobody waits for it
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
@@ -244,6 +245,20 @@ def test_a_cluster_of_our_own_leaves_no_process_and_says_nothing():
     pids = done.stdout.split()
     assert len(pids) >= 2
     assert eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+
+
+def test_the_doctor_finds_all_well_and_ends_in_silence():
+    done = subprocess.run(
+        [sys.executable, "-m", "taskloom", "doctor", "--address", "dask"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^ok +its streams +answered", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_workers_end_when_their_program_is_killed():

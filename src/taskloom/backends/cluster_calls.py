@@ -365,8 +365,9 @@ class Calls:
             timer, call.timer = call.timer, None
             if timer is not None:
                 timer.cancel()
-            for key in call.outputs:
-                if (record := self._objects.by_key.get(key)) is not None:
-                    record.heard = True
-            self._objects.settle((key, why) for key in call.outputs)
+            # Only those that somebody still has a ref of: the others would count as unheard.
+            records = [r for key in call.outputs if (r := self._objects.by_key.get(key))]
+            for record in records:
+                record.heard = True
+            self._objects.settle((record.key, why) for record in records)
         self.running.clear()
