@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from tests.gates import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
+START_S = 60.0
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
 
 
@@ -42,12 +44,13 @@ def _free_port() -> int:
 class Cluster:
     """A scheduler and two workers of Dask's own, with one thread each."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: str = "tcp") -> None:
         self.port = _free_port()
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.scheduler = self._start("dask_scheduler", "--host", "127.0.0.1", "--port", self.port)
-        assert eventually(self._answers)
-        place = f"tcp://127.0.0.1:{self.port}"
+        listen = ("--host", "127.0.0.1", "--port", self.port, "--protocol", protocol)
+        self.scheduler = self._start("dask_scheduler", *listen)
+        assert eventually(self._answers, START_S)
+        place = f"{protocol}://127.0.0.1:{self.port}"
         common = ("--nthreads", 1, "--no-nanny", "--resources", "away=1")
         self.workers = [self._start("dask_worker", place, *common) for _ in range(2)]
 
@@ -76,6 +79,33 @@ class Cluster:
 def theirs() -> Iterator[Cluster]:
     """A running cluster."""
     found = Cluster()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def certificates(tmp_path, monkeypatch) -> None:
+    """The programs of this test find a key, and a certificate for it, in Dask's configuration."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl, which makes the certificates, is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    subprocess.run(
+        ["openssl", *request.split(), "-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )
+    found = {"CA_FILE": certificate}
+    for role in ("SCHEDULER", "WORKER", "CLIENT"):
+        found |= {f"{role}__KEY": key, f"{role}__CERT": certificate}
+    for name, path in found.items():
+        monkeypatch.setitem(ENVIRONMENT, f"DASK_DISTRIBUTED__COMM__TLS__{name}", str(path))
+
+
+@pytest.fixture
+def encrypted(certificates) -> Iterator[Cluster]:
+    """A running cluster that speaks TLS only."""
+    found = Cluster("tls")
     yield found
     found.close()
 
@@ -167,6 +197,37 @@ def test_workers_of_others_run_nested_coroutines_actors_and_streams(theirs):
     """
     printed = run(program, f"dask://127.0.0.1:{theirs.port}")
     assert printed.splitlines() == ["8", "2450", "20", "[0, 1, 2]", "ran"]
+
+
+def test_all_kinds_of_calls_go_through_tls_and_nobody_comes_in_without_it(encrypted):
+    program = """
+        import sys
+        import taskloom
+        from taskloom import _current
+
+        @taskloom.remote
+        def tree(depth):
+            return sum(taskloom.get([tree.remote(depth - 1) for _ in range(2)])) if depth else 1
+
+        @taskloom.remote
+        class Counter:
+            def items(self, n):
+                yield from range(n)
+
+        port = sys.argv[1]
+        taskloom.init(f"dask+tls://127.0.0.1:{port}", connect_timeout=60)
+        print(_current.peek().driver.client.scheduler.address.partition(":")[0])
+        print(taskloom.get(tree.remote(2), timeout=60))
+        print(len(taskloom.get(taskloom.put(bytes(10**6)), timeout=60)))
+        print([taskloom.get(item) for item in Counter.remote().items.remote(3)])
+        taskloom.shutdown()
+        try:
+            taskloom.init(f"dask://127.0.0.1:{port}", connect_timeout=3)
+        except ConnectionError:
+            print("refused")
+    """
+    printed = run(program, str(encrypted.port))
+    assert printed.splitlines() == ["tls", "4", "1000000", "[0, 1, 2]", "refused"]
 
 
 def test_a_scheduler_that_is_gone_is_an_error_and_not_a_wait(theirs):
