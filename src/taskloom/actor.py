@@ -199,7 +199,7 @@ class ActorClass(Generic[T]):
                 backpressure=options.get("_actor_generator_backpressure_num_objects"),
             ),
         )
-        if actor.detached:
+        if actor.detached and not backend.may_outlive:
             warn_of_detached(actor)
         self._spec = TaskSpec(
             function=self._callee.pack(backend.session_id),

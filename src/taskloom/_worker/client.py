@@ -57,6 +57,7 @@ class WorkerBackend:
     """What ``taskloom.get`` and friends talk to in a worker."""
 
     is_worker: Final = True
+    may_outlive: Final = False
 
     def __init__(
         self,

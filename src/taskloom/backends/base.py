@@ -114,6 +114,10 @@ class Backend(Protocol):
     def is_worker(self) -> bool:
         """True inside a task, False in the driver."""
 
+    @property
+    def may_outlive(self) -> bool:
+        """Whether an actor may outlive the program: the cluster goes on without it."""
+
     def submit(self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]) -> Made:
         """Queue one call and return at once.
 

@@ -57,6 +57,8 @@ class ClusterBackend:
         is_worker: this process runs its tasks.
     """
 
+    may_outlive: Final = True
+
     def __init__(self, driver: Driver, facts: SessionFacts, *, is_worker: bool = False) -> None:
         self.is_worker = is_worker
         self.session_id = facts.session_id

@@ -69,6 +69,7 @@ class InlineBackend:
     """See :class:`taskloom.backends.base.Backend`."""
 
     is_worker = False
+    may_outlive = False
 
     def __init__(self, config: Config) -> None:
         self.session_id = os.urandom(_ids.SESSION_BYTES)

@@ -65,6 +65,7 @@ class LocalBackend:
     """
 
     is_worker: Final = False
+    may_outlive: Final = False
 
     def __init__(self, config: Config, thread: EngineThread) -> None:
         registered = pack_registrations() if serializers.active else {}

@@ -63,7 +63,7 @@ class RayActors:
             return FoundActor(found.key, found.manifest)
         if facts.name:
             entry = (key, facts.manifest, self._session)
-            self._driver.write(f"{self._session}/actor/{key:x}", pickle.dumps((namespace, name)))
+            self._note(key, namespace, name)
             self._driver.write(_entry_name(namespace, name), pickle.dumps(entry))
         return ActorHome(handle, key, facts.manifest)
 
@@ -106,8 +106,14 @@ class RayActors:
         handle = _get(name, namespace) if entry is not None else None
         if entry is None or handle is None:
             return None
-        key, manifest, _session = pickle.loads(entry)
+        key, manifest, session = pickle.loads(entry)
+        if session != self._session:  # tasks of ours that get a handle know its key alone
+            self._note(key, namespace, name)
         return ActorHome(handle, key, manifest)
+
+    def _note(self, key: int, namespace: str, name: str) -> None:
+        """Tell all processes of the session which name at Ray a key stands for."""
+        self._driver.write(f"{self._session}/actor/{key:x}", pickle.dumps((namespace, name)))
 
     def _wait_for_entry(self, namespace: str, name: str) -> ActorHome | None:
         """The actor that has just been given the name by somebody else."""
