@@ -131,6 +131,7 @@ def test_a_limit_holds_the_generator_back(tmp_path):
 
     stream = careful.remote()
     assert tl.get(next(stream), timeout=LONG_S) == 0
+    assert [tl.get(ref) for ref in count.remote(20)] == list(range(20))  # time for more
     # One is taken, two are there, one is being made; a cluster may ask for one ahead.
     assert gate.count("made") <= 5
     assert [tl.get(ref) for ref in stream] == list(range(1, 20))

@@ -57,7 +57,7 @@ class DaskStream:
         self.launched = Launched(promise, (Output(promise, 0),))
         self._driver = driver
         self._asked: SimpleQueue[Told | None] = SimpleQueue()
-        self._source = _Source(driver, queue_name(driver.session, task), promise)
+        self._source = _Source(driver, queue_name(driver.session, task), promise, spec)
         self._thread: threading.Thread | None = None
 
     def next(self, callback: Told) -> None:
@@ -91,10 +91,11 @@ def _serve(source: _Source, asked: SimpleQueue[Told | None]) -> None:
 class _Source:
     """Takes items out of a queue."""
 
-    def __init__(self, driver: DaskDriver, name: str, promise: Promise) -> None:
+    def __init__(self, driver: DaskDriver, name: str, promise: Promise, spec: TaskSpec) -> None:
         self._driver = driver
         self._promise = promise
-        self._queue = distributed.Queue(name, client=driver.client)
+        # Both ends make the queue, and its size is what the first one says.
+        self._queue = distributed.Queue(name, client=driver.client, maxsize=spec.stream or 0)
         self._next = 0
 
     def take(self) -> Handle | Failure | None:
