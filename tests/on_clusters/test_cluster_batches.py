@@ -11,12 +11,16 @@ from tests.on_clusters.conftest import ON_RAY
 
 import taskloom
 from taskloom import _current
+from taskloom.backends import cluster_batches
 from taskloom.exceptions import TaskCancelledError, WorkerCrashedError
 
 
 @pytest.fixture(autouse=True)
-def _session(cluster):
-    """All tests here run on both."""
+def _session(cluster, monkeypatch):
+    """All tests here run on both, and on a busy machine: there a call that does nothing takes
+    some milliseconds now and then, and is short all the same."""
+    monkeypatch.setattr(cluster_batches, "SHORT_S", 1.0)
+    monkeypatch.setattr(cluster_batches, "BATCH_S", 1.0)
 
 
 @pytest.fixture

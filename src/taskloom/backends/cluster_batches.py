@@ -28,6 +28,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
+from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -338,10 +339,14 @@ class Batches:
         self._send_again(batch, len(receipts))
 
     def _send_again(self, batch: _Batch, begun: int) -> None:
-        """What a batch has not begun goes first in the next one."""
+        """What a batch has not begun goes first in the next one; but not before what another batch
+        has handed back that was submitted earlier."""
         rest = [call for call in batch.calls[begun:] if call.task in self._calls.running]
         batch.calls = batch.calls[:begun]
         with self._changed:
+            while rest and self._queue and self._queue[0].task < rest[-1].task:
+                rest.append(self._queue.popleft())
+                rest.sort(key=attrgetter("task"))
             self._queue.extendleft(reversed(rest))
 
     def _settle_some(self, batch: _Batch, told: Sequence[tuple[Any, ...]]) -> list[Receipt]:
