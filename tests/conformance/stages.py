@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from tests.gates import eventually
 
-SETTLE_S: Final = 15.0
+SETTLE_S: Final = 30.0
 
 SMALL: Final[Mapping[str, Any]] = {"num_cpus": 2, "resources": {"slot": 4}}
 """What tests may count on: two CPUs, and four of a resource that nothing else uses."""

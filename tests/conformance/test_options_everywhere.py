@@ -148,7 +148,7 @@ def test_a_time_limit_that_is_kept_changes_nothing():
 def test_each_attempt_has_the_time_limit_for_itself(tmp_path):
     gate = Gate(tmp_path)
 
-    @tl.remote(timeout=0.5, max_retries=2, retry_exceptions=[TaskTimeoutError])
+    @tl.remote(timeout=2, max_retries=2, retry_exceptions=[TaskTimeoutError])
     async def work():
         gate.note("tried")
         if gate.count("tried") < 2:

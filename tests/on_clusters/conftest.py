@@ -24,7 +24,7 @@ if len(_MISSING) == len(LIBRARIES):
     collect_ignore_glob.append("test_cluster_*")
 
 RAY = {"object_store_memory": 200 * 2**20, "include_dashboard": False}
-SETTLE_S = 10.0
+SETTLE_S = 30.0
 
 os.environ["RAY_ADDRESS"] = "local"
 os.environ["RAY_AUTH_MODE"] = "disabled"

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 
 import pytest
 from tests.captured import printed
-from tests.gates import eventually
+from tests.gates import Gate, eventually
 
 import taskloom
 from taskloom.exceptions import (
@@ -157,18 +157,23 @@ def test_a_task_that_kills_its_worker_as_it_begins_runs_no_more_often_than_it_ma
 
 
 def test_cancel_wakes_a_function_that_sleeps_and_the_worker_lives_on(tmp_path):
-    @taskloom.remote
-    def sleep(path):
-        open(path, "w").close()
-        time.sleep(60)
+    gate = Gate(tmp_path)
 
-    path = tmp_path / "began"
-    ref = sleep.remote(str(path))
-    while not path.exists():
-        time.sleep(0.01)
+    @taskloom.remote
+    def sleep():
+        try:
+            gate.note("began")
+            time.sleep(60)
+        except KeyboardInterrupt:
+            gate.note("told")  # not if the worker is killed, which comes after a grace
+            raise
+
+    ref = sleep.remote()
+    gate.wait_for("began")
     taskloom.cancel(ref)
     with pytest.raises(TaskCancelledError):
-        taskloom.get(ref, timeout=4)  # sooner than the grace after which the worker is killed
+        taskloom.get(ref, timeout=60)
+    assert gate.count("told") == 1
 
 
 def test_an_await_that_is_cancelled_cancels_the_task(tmp_path):
@@ -201,16 +206,19 @@ def test_an_await_that_is_cancelled_cancels_the_task(tmp_path):
     assert os.path.exists(f"{path}.told")
 
 
-def test_get_with_a_timeout_lets_the_task_go_on():
+def test_get_with_a_timeout_lets_the_task_go_on(tmp_path):
+    gate = Gate(tmp_path)
+
     @taskloom.remote
-    def sleep():
-        time.sleep(1)
+    def stay():
+        gate.enter()
         return "done"
 
-    ref = sleep.remote()
+    ref = stay.remote()
     with pytest.raises(GetTimeoutError):
         taskloom.get(ref, timeout=0.01)
-    assert taskloom.get(ref, timeout=30) == "done"
+    gate.open()
+    assert taskloom.get(ref, timeout=60) == "done"
 
 
 def test_resources_are_those_of_the_cluster(cluster):

@@ -132,7 +132,7 @@ GRAPH = """
         return bytes(10**6), os.getpid()
 
     address, directory, victim = sys.argv[1:]
-    taskloom.init(address)
+    taskloom.init(address, connect_timeout=60)
     while taskloom.cluster_resources()["CPU"] < 2:
         time.sleep(0.05)
     first = [work.remote(n, directory) for n in range(8)]
@@ -182,7 +182,7 @@ def test_workers_of_others_run_nested_coroutines_actors_and_streams(theirs):
             def items(self, n):
                 yield from range(n)
 
-        taskloom.init(sys.argv[1])
+        taskloom.init(sys.argv[1], connect_timeout=60)
         print(taskloom.get(tree.remote(3), timeout=60))
         print(sum(taskloom.get([double.remote(n) for n in range(50)], timeout=60)))
         counter = Counter.remote()
@@ -240,7 +240,7 @@ def test_a_scheduler_that_is_gone_is_an_error_and_not_a_wait(theirs):
         def slow():
             time.sleep(60)
 
-        taskloom.init(sys.argv[1])
+        taskloom.init(sys.argv[1], connect_timeout=60)
         refs = [slow.remote() for _ in range(3)]
         taskloom.wait(refs, timeout=0.2)
         os.kill(int(sys.argv[2]), signal.SIGKILL)

@@ -41,7 +41,7 @@ PROGRAM = """
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **SMALL})
         away = cluster.add_node(num_cpus=1, resources={"away": 1}, object_store_memory=100 * 2**20)
         cluster.wait_for_nodes()
-        taskloom.init("ray+gcs://" + cluster.address)
+        taskloom.init("ray+gcs://" + cluster.address, connect_timeout=60)
         try:
             assert len([n for n in taskloom.nodes() if n["Alive"]]) == 2, taskloom.nodes()
             first = [work.remote(n, directory) for n in range(8)]
