@@ -70,7 +70,7 @@ class Head(SchedulerPlugin):  # type: ignore[misc]  # distributed is untyped
         self.notes = dict(notes)
         self._scheduler: Any = None
         self._seen: dict[str, int] = {}  # Dask's count of lost workers, by task
-        self._running: set[str] = set()  # careful tasks that have begun and have not ended
+        self._running: dict[str, str] = {}  # careful tasks that have begun; the worker of each
 
     async def start(self, scheduler: Any) -> None:
         """Dask tells us where we are."""
@@ -106,17 +106,22 @@ class Head(SchedulerPlugin):  # type: ignore[misc]  # distributed is untyped
             self._seen[key] = task.suspicious
             if key in self._running or CAREFUL not in (task.annotations or {}):
                 _count(task)
-        self._running.discard(key)
+        self._running.pop(key, None)
 
-    def on_begun(self, key: str) -> None:
-        """A careful task begins as soon as its worker has got the answer."""
-        task = self._scheduler.tasks.get(key)
-        if key in self._seen and task is not None and task.state == "processing":
-            self._running.add(key)
+    def on_begun(self, key: str, worker: str) -> None:
+        """A careful task begins as soon as its worker has got the answer.
 
-    def on_ended(self, key: str) -> None:
+        One that is dead may have asked, and the task be with another one.
+        """
+        task = self._scheduler.tasks.get(key) if key in self._seen else None
+        at = task.processing_on if task is not None else None
+        if at is not None and at.address == worker:
+            self._running[key] = worker
+
+    def on_ended(self, key: str, worker: str) -> None:
         """A careful task has ended; its value is on its way."""
-        self._running.discard(key)
+        if self._running.get(key) == worker:
+            del self._running[key]
 
 
 def _is_once(task: Any) -> bool:
@@ -181,18 +186,18 @@ def write(
     return True
 
 
-def begun(session: str, key: str, dask_scheduler: Any = None) -> None:
+def begun(session: str, key: str, worker: str, dask_scheduler: Any = None) -> None:
     """A worker begins a task, and waits until that is known here."""
     head = _head(dask_scheduler, session)
     if head is not None:
-        head.on_begun(key)
+        head.on_begun(key, worker)
 
 
-def ended(session: str, key: str, dask_scheduler: Any = None) -> None:
+def ended(session: str, key: str, worker: str, dask_scheduler: Any = None) -> None:
     """A worker has ended a task, and says so before it gives the value."""
     head = _head(dask_scheduler, session)
     if head is not None:
-        head.on_ended(key)
+        head.on_ended(key, worker)
 
 
 def read(session: str, name: str, dask_scheduler: Any = None) -> bytes | None:

@@ -93,7 +93,7 @@ def begin(key: bytes, session: str) -> int:
     """
     told = _told(key)
     if CAREFUL in told:
-        distributed.get_client().run_on_scheduler(begun, session, key.decode())
+        _tell_head(begun, key, session)
     return int(told.get(LOST, 0))
 
 
@@ -104,7 +104,12 @@ def end(key: bytes, session: str) -> None:
     """
     told = _told(key)
     if CAREFUL in told and ONCE not in told:
-        distributed.get_client().run_on_scheduler(ended, session, key.decode())
+        _tell_head(ended, key, session)
+
+
+def _tell_head(word: Callable[..., None], key: bytes, session: str) -> None:
+    where = distributed.get_worker().address
+    distributed.get_client().run_on_scheduler(word, session, key.decode(), where)
 
 
 def _told(key: bytes) -> Mapping[str, Any]:
