@@ -133,7 +133,7 @@ GRAPH = """
 
     address, directory, victim = sys.argv[1:]
     taskloom.init(address, connect_timeout=60)
-    while taskloom.cluster_resources()["CPU"] < 2:
+    while taskloom.cluster_resources().get("CPU", 0) < 2:  # none at first
         time.sleep(0.05)
     first = [work.remote(n, directory) for n in range(8)]
     print("first", *taskloom.get(total.remote(*first), timeout=60))
