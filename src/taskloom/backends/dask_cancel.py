@@ -38,10 +38,10 @@ class Canceller:
         where = self._client.run_on_scheduler(dask_head.whereabouts, promise.key)
         found: dict[str, Any] = {}
         if where is not None and force:
-            # Soon, not now: the worker answers, and what is cancelled by the time that it is gone
-            # is not tried again.
-            self._client.run(end_process, task, workers=[where], on_error="ignore")
+            # In this order: what the scheduler still has when its worker dies is tried again, and
+            # would hold the next worker for ever.
             self._client.cancel([future], force=True)
+            self._client.run(end_process, task, workers=[where], on_error="ignore")
             return
         if where is not None:
             found = self._client.run(
