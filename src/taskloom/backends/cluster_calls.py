@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from taskloom.ref import ObjectRef
 
 ARM_S: Final = 0.1
-"""So long the end of a call may be unknown while nobody asks for it."""
+"""So long the end of a call may be unknown while nobody asks for it, when nothing is sent."""
+LATEST_S: Final = 1.0
+"""The same while the program sends more."""
 Submit = Callable[[TaskSpec, Job, list[Any]], Launched]
 OpenStream = Callable[[TaskSpec, Job, list[Any]], Any]
 
@@ -109,6 +111,7 @@ class Calls:
         self.wants_to_know: Callable[[Call], bool] = lambda call: False
         """Whether the end of a call is to be told as soon as possible."""
         self._unarmed: deque[Call] = deque()
+        self._sent = 0
         self._timer: threading.Timer | None = None
 
     # -- sending ------------------------------------------------------------------------------
@@ -198,12 +201,8 @@ class Calls:
         if call.group is not None or call.spec.stream is not None or self.wants_to_know(call):
             self.arm(call)
             return
-        self._unarmed.append(call)
-        if self._timer is None:
-            self._timer = threading.Timer(ARM_S, self._arm_all)
-            self._timer.name = "taskloom-receipts"
-            self._timer.daemon = True
-            self._timer.start()
+        self._sent += 1
+        self._note_unarmed(call)
 
     def arm(self, call: Call) -> None:
         """Have the end of a call told to this process.
@@ -215,11 +214,68 @@ class Calls:
             call.is_armed = True
             self._driver.on_done(call.launched.receipt, partial(self.on_receipt, call))
 
-    def _arm_all(self) -> None:
-        """In a thread: what nobody has asked for yet."""
+    def _note_unarmed(self, call: Call) -> None:
+        self._unarmed.append(call)
+        if self._timer is None:
+            self._start_timer(self._sent, LATEST_S - ARM_S)
+
+    def _start_timer(self, sent: int, patience_s: float) -> None:
+        timer = threading.Timer(ARM_S, self._on_timer, (sent, patience_s))
+        timer.name = "taskloom-receipts"
+        timer.daemon = True
+        self._timer = timer
+        timer.start()
+
+    def _on_timer(self, sent: int, patience_s: float) -> None:
+        """In a thread: learn the end of what nobody has asked for yet.
+
+        While the program sends calls one after another it mostly asks for them itself in the end,
+        and what is done until then is collected in one go.
+        """
+        if self._home.closed:
+            return
+        is_busy = self._sent != sent
+        if is_busy and patience_s > 0:
+            self._start_timer(self._sent, patience_s - ARM_S)
+            return
         self._timer = None
-        while self._unarmed and not self._home.closed:
-            self.arm(self._unarmed.popleft())
+        calls: list[Call] = []
+        while self._unarmed:
+            call = self._unarmed.popleft()
+            if call.task in self.running and not self._is_collected(call):
+                calls.append(call)
+        if self._driver.waits_at_cluster:
+            self.look_at(calls)
+        for call in calls:
+            if call.task not in self.running:
+                continue
+            if is_busy:
+                self._note_unarmed(call)
+            else:
+                self.arm(call)
+
+    def _is_collected(self, call: Call) -> bool:
+        """Whether some thread waits for the end of a call, and tells of it."""
+        by_key = self._objects.by_key
+        return any(
+            (record := by_key.get(key)) is not None and record.is_collected for key in call.outputs
+        )
+
+    def let_go(self, records: Sequence[Record]) -> None:
+        """The threads that have waited for these do so no longer."""
+        for record in records:
+            call = self.of(record.key)
+            if call is not None and not call.is_armed and call.launched is not None:
+                self._note_unarmed(call)
+
+    def look_at(self, calls: Sequence[Call]) -> None:
+        """Learn which of these are over, without waiting."""
+        receipts = {call.launched.receipt: call for call in calls if call.launched is not None}
+        if not receipts:
+            return
+        told = self._driver.collect(list(receipts), len(receipts), 0.0)
+        for handle, one in told.items():
+            self.on_receipt(receipts[handle], one)
 
     def _send_stream(
         self,

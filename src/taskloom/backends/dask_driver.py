@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
@@ -99,7 +99,7 @@ class DaskDriver:
         self._context = copy_context()
         self.node_id: str = worker.address if worker is not None else f"{client.id}"
         self.worker_id: str = worker.id if worker is not None else f"{client.id}"
-        self.shows_waiting = is_worker
+        self.waits_at_cluster = self.shows_waiting = is_worker
         self.session = facts.session_id.hex()
         self._ours = {dask_head.OURS: dask_head.plugin_name(self.session)}
         self._is_worker = is_worker
@@ -291,7 +291,13 @@ class DaskDriver:
         """A receipt that is there."""
         return self._arrivals.receipt(handle)
 
-    def wait(self, handles: Sequence[Handle], timeout_s: float | None) -> Sequence[Handle]:
+    def collect(
+        self, handles: Sequence[Handle], count: int, timeout_s: float | None
+    ) -> Mapping[Handle, Receipt | Failure]:
+        """Those that are done as soon as one is."""
+        return {one: self._arrivals.receipt(one) for one in self._wait(handles, timeout_s)}
+
+    def _wait(self, handles: Sequence[Handle], timeout_s: float | None) -> Sequence[Handle]:
         """Wait as Dask's own programs do: a task lends its thread meanwhile."""
         done = [handle for handle in handles if handle.is_done]
         if done or timeout_s == 0:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from taskloom.backends.cluster_driver import (
     SessionFacts,
     Stream,
 )
+from taskloom.backends.cluster_objects import LOOK_S
 from taskloom.backends.ray_actors import RayActors
 from taskloom.backends.ray_errors import failure_from_ray
 from taskloom.backends.ray_options import PackedJob, options_of, pack_job, pack_spec
@@ -41,6 +42,8 @@ from taskloom.exceptions import GetTimeoutError
 
 _SPACE: Final = b"taskloom"
 """Our part of the table that Ray's head keeps."""
+_AT_ONCE: Final = 256
+"""So many receipts are waited for in one go: what is done is opened while the rest runs."""
 _LOOP_CALLS: Final = 1000
 """So many coroutines run at once in one process."""
 
@@ -62,6 +65,8 @@ class RayDriver:
         context = ray.get_runtime_context()
         self.node_id: str = context.get_node_id()
         self.worker_id: str = context.get_worker_id()
+        # Through the client each look is a message to the cluster.
+        self.waits_at_cluster = not ray.util.client.ray.is_connected()
         self.shows_waiting = is_worker
         self._packed_facts = pickle.dumps(facts, 5)
         self._session = facts.session_id.hex()
@@ -185,20 +190,42 @@ class RayDriver:
             return failure_from_ray(error)
         return outcome
 
-    def receipt(self, handle: Handle) -> Receipt | Failure:
-        """A receipt that is there."""
+    def collect(
+        self, handles: Sequence[Handle], count: int, timeout_s: float | None
+    ) -> Mapping[Handle, Receipt | Failure]:
+        """Wait as Ray's own programs do: a task lends its CPUs meanwhile."""
+        if count < len(handles):
+            ready, _ = ray.wait(
+                list(handles), num_returns=count, timeout=timeout_s, fetch_local=False
+            )
+            return self._receipts(ready)
+        if timeout_s != 0:
+            first = list(handles[:_AT_ONCE])
+            if len(handles) > 1:  # others may have failed meanwhile
+                timeout_s = LOOK_S if timeout_s is None else min(timeout_s, LOOK_S)
+            try:
+                values = ray.get(first, timeout=timeout_s)
+            except (ray.exceptions.GetTimeoutError, ray.exceptions.RayError):
+                pass
+            else:
+                return dict(zip(first, map(_opened, values), strict=True))
+        ready, _ = ray.wait(list(handles), num_returns=len(handles), timeout=0, fetch_local=False)
+        return self._receipts(ready)
+
+    def _receipts(self, ready: list[Handle]) -> dict[Handle, Receipt | Failure]:
+        """The receipts that are there."""
+        if not ready:
+            return {}
+        try:
+            return dict(zip(ready, map(_opened, ray.get(ready)), strict=True))
+        except ray.exceptions.RayError:  # of one of them
+            return {handle: self._receipt(handle) for handle in ready}
+
+    def _receipt(self, handle: Handle) -> Receipt | Failure:
         try:
             return _opened(ray.get(handle))  # type: ignore[no-any-return]
         except ray.exceptions.RayError as error:
             return failure_from_ray(error)
-
-    def wait(self, handles: Sequence[Handle], timeout_s: float | None) -> Sequence[Handle]:
-        """Wait as Ray's own programs do: a task lends its CPUs meanwhile."""
-        waited = list(handles)
-        ready, _ = ray.wait(waited, num_returns=1, timeout=timeout_s, fetch_local=False)
-        if ready and len(waited) > 1:  # the others that are done, too
-            ready, _ = ray.wait(waited, num_returns=len(waited), timeout=0, fetch_local=False)
-        return ready  # type: ignore[no-any-return]
 
     def cancel(self, launched: Launched, *, force: bool, recursive: bool) -> None:
         """Ask Ray to end a task."""
