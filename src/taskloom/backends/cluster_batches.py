@@ -112,23 +112,28 @@ class Batches:
         self._slots = 1
         self._slots_at = 0.0
         self._thread: threading.Thread | None = None
-        home.calls.batch = self.take
+        home.calls.batches = self
         home.calls.on_single = self.on_single
         home.calls.wants_to_know = self._is_new
 
     # -- taking -------------------------------------------------------------------------------
 
-    def take(self, call: Call, job: Job, inputs: list[Record]) -> bool:
-        """Take a call that may go with others; False: it goes alone, after those that wait."""
-        if not self._is_eligible(call, job, inputs):
+    def wants(self, spec: TaskSpec, job: Job, inputs: Sequence[Record]) -> bool:
+        """Whether a call may go with others; if not it goes alone, after those that wait."""
+        if not self._is_eligible(spec, job, inputs):
             if self._queue:
                 self._let_all_go()
             return False
+        if self._queue or len(self._calls.running) >= self._slots:
+            return True
+        # There is room: alone it is there sooner, unless it has to wait for others here.
+        return any(record.state == State.PENDING for record in inputs)
+
+    def take(self, call: Call, job: Job, inputs: Sequence[Record]) -> None:
+        """Take such a call."""
         pending = [record for record in inputs if record.state == State.PENDING]
         call.job = job
         with self._changed:
-            if not pending and not self._queue and len(self._calls.running) < self._slots:
-                return False  # there is room: alone it is there sooner
             self._calls.running[call.task] = call
             if pending:
                 call.missing = len(pending)
@@ -140,10 +145,8 @@ class Batches:
         if pending:
             # Their callbacks come at once for those that are done meanwhile.
             self._home.objects.subscribe(pending, partial(self._on_input, call), None)
-        return True
 
-    def _is_eligible(self, call: Call, job: Job, inputs: list[Record]) -> bool:
-        spec = call.spec
+    def _is_eligible(self, spec: TaskSpec, job: Job, inputs: Sequence[Record]) -> bool:
         pace = self._paces.get(spec.function.key)
         if pace is None or pace.streak < KNOWN:
             return False

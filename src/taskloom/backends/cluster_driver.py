@@ -156,6 +156,17 @@ class Driver(Protocol):
             fills: for each dependency its handle, or a :class:`Here` for a small one.
         """
 
+    def submit_unnamed(self, spec: TaskSpec, job: Job) -> tuple[int, Launched] | None:
+        """The same for a call without dependencies that the cluster may name, if that is cheaper.
+
+        Returns:
+            Its key, which the worker finds out, too, instead of ``job.task``; None: not so.
+        """
+
+    def learn(self, spec: TaskSpec, *, is_small: bool) -> None:
+        """A call that was submitted has ended well; whether what it gave was small.  Told for the
+        first, and when it was not as before."""
+
     def stream(self, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Stream:
         """The same for a generator."""
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 LOOK_S: Final = 0.2
 """How late ``get`` of many may learn that one of them has failed, when the others go on."""
+_AT_ONCE: Final = 256
+"""So many are waited for in one go when all are wanted: what is done is opened while the rest
+runs."""
 
 
 class State(IntEnum):
@@ -232,7 +235,7 @@ class Objects:
             all_well: end as soon as one has failed, too.
         """
         until = None if timeout_s is None else monotonic() + timeout_s
-        if all_well and any(record.failure is not None for record in records):
+        if all_well and _has_failure(records):
             return True
         pending = [record for record in records if record.state == State.PENDING]
         missing = count - (len(records) - len(pending))
@@ -240,13 +243,13 @@ class Objects:
         try:
             while missing > 0:
                 left_s = None if until is None else max(until - monotonic(), 0.0)
-                self._wait_for_some(pending, missing, left_s, look, all_well=all_well)
-                still = [record for record in pending if record.state == State.PENDING]
-                if all_well and any(record.failure is not None for record in pending):
+                some = self._wait_for_some(pending, missing, left_s, look, all_well=all_well)
+                if all_well and _has_failure(some):
                     return True
-                missing -= len(pending) - len(still)
-                pending = still
-                if missing > 0 and left_s is not None and until is not None and monotonic() > until:
+                still = [record for record in some if record.state == State.PENDING]
+                missing -= len(some) - len(still)
+                pending = still + pending[len(some) :]
+                if missing > 0 and until is not None and left_s is not None and monotonic() > until:
                     return False
         finally:
             if pending and self._driver.waits_at_cluster:
@@ -263,35 +266,44 @@ class Objects:
         look: _Look,
         *,
         all_well: bool,
-    ) -> None:
+    ) -> Sequence[Record]:
         """Block until some of those that are pending are done, or time is up.
 
-        At the cluster if all are there: it learns that somebody waits, and what is done is
+        At the cluster if they are there: it learns that somebody waits, and what is done is
         collected in one go, without a call back for each.
+
+        Returns:
+            The first of them: those among which some may be done now.
         """
-        handles: dict[Any, None] = {}
-        strange: Record | None = None  # somebody in this process settles it
-        for record in pending if self._driver.waits_at_cluster else ():
-            if record.place is None or record.place.receipt is None:
-                strange = record
-            else:
-                handles[record.place.receipt] = None
-        if strange is not None or not handles:
+        if not self._driver.waits_at_cluster:
+            self._wait_here(pending, count, left_s, None, all_well=all_well)
+            return pending
+        strange = look.find_strange(pending)
+        if strange is not None:
             self._wait_here(pending, count, left_s, strange, all_well=all_well)
-            return
-        for record in pending:
-            record.is_collected = True
-        count = min(count, len(handles)) if len(handles) == len(pending) else 1
+            return pending
+        some, at_most_s = pending, left_s
         if not self._driver.shows_waiting:
-            left_s = nap_s(left_s)
-        if all_well and len(handles) > 1 and look.is_due():
-            count, left_s = len(handles), 0.0
-        told = self._driver.collect(list(handles), count, left_s)
-        for record in pending:
+            at_most_s = nap_s(left_s)
+        if len(pending) > 1 and all_well:
+            if look.is_due():
+                at_most_s = 0.0
+            else:
+                at_most_s = LOOK_S if at_most_s is None else min(at_most_s, LOOK_S)
+        if count == len(pending) and at_most_s != 0:
+            some = pending[:_AT_ONCE]
+        handles: dict[Any, None] = {}
+        for record in some:
+            assert record.place is not None
+            handles[record.place.receipt] = None
+        count = min(count, len(handles)) if len(handles) == len(some) else 1
+        told = self._driver.collect(list(handles), count, at_most_s)
+        for record in some:
             assert record.place is not None
             if (one := told.get(record.place.receipt)) is not None:
                 self.tell(record, one)
         look.is_over()
+        return some
 
     def _wait_here(
         self,
@@ -325,21 +337,42 @@ class Objects:
         self.settle([(key, told if isinstance(told, Failure) else told.outcomes[output])])
 
 
-class _Look:
-    """When to look at all that is waited for, whether one has failed: not all the time."""
+def _has_failure(records: Sequence[Record]) -> bool:
+    return any(isinstance(record.outcome, Failure) for record in records)
 
-    __slots__ = ("_at", "_began")
+
+class _Look:
+    """What one wait has seen: where its objects are, and when it looks at all of them."""
+
+    __slots__ = ("_at", "_began", "_strange")
 
     def __init__(self) -> None:
         self._at = monotonic() + LOOK_S
         self._began = 0.0
+        self._strange: list[Record] | None = None
+
+    def find_strange(self, pending: Sequence[Record]) -> Record | None:
+        """One of those that the cluster does not know of: somebody in this process settles it."""
+        if self._strange is None:
+            self._strange = [
+                record for record in pending if record.place is None or record.place.receipt is None
+            ]
+            for record in pending:
+                record.is_collected = not self._strange
+        while self._strange:
+            record = self._strange[-1]  # the last is done last, mostly
+            if record.state == State.PENDING and (
+                record.place is None or record.place.receipt is None
+            ):
+                return record
+            self._strange.pop()
+        return None
 
     def is_due(self) -> bool:
-        self._began = monotonic()
-        is_due = self._began >= self._at
-        if not is_due:
-            self._began = 0.0
-        return is_due
+        """Whether to look at all, if one has failed: not all the time."""
+        now = monotonic()
+        self._began = now if now >= self._at else 0.0
+        return now >= self._at
 
     def is_over(self) -> None:
         if self._began:

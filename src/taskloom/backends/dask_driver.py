@@ -136,6 +136,13 @@ class DaskDriver:
         promise = self.send(spec, job, fills, run if _asks_for_cpu(spec) else run_free)
         return Launched(promise, [Output(promise, index) for index in range(spec.num_returns)])
 
+    def submit_unnamed(self, spec: TaskSpec, job: Job) -> tuple[int, Launched] | None:
+        """Never: Dask is told the name."""
+        return None
+
+    def learn(self, spec: TaskSpec, *, is_small: bool) -> None:
+        """Nothing follows from it: an answer is one value of Dask's in any case."""
+
     def send(
         self,
         spec: TaskSpec,

@@ -21,7 +21,8 @@ from taskloom._spec import TaskSpec
 from taskloom.backends.base import FoundActor
 from taskloom.backends.cluster_driver import ActorHome, Job
 from taskloom.backends.ray_hosts import host_class
-from taskloom.backends.ray_options import actor_options, pack_job
+from taskloom.backends.ray_options import actor_options
+from taskloom.backends.ray_wire import pack_job
 
 if TYPE_CHECKING:
     from taskloom.backends.ray_driver import RayDriver

@@ -1,9 +1,14 @@
 """The driver of ``cluster_driver`` for Ray: our calls as Ray's tasks.
 
-Each call is one Ray task with one more return value than ours has: the receipt, which is small and
-stays with the one who has made the call.  The other return values are the outputs; they lie where
-they were made, and dependents name them as top-level arguments, so that Ray itself resolves them,
-places the dependents near them and makes lost ones again.
+Each call is one Ray task.  Its return values are the outputs: they lie where they were made, and
+dependents name them as top-level arguments, so that Ray itself resolves them, places the dependents
+near them and makes lost ones again.
+
+Before the outputs stands the receipt, which is small and stays with the one who has made the call.
+But one object costs less than two: a call of a function that is known to give one small value
+answers with value and receipt in one.  Until the first answer of a function is there, and for good
+when one of its values was large, a receipt goes by itself: whoever learns that such a call is over
+does not want all its values on his machine.
 """
 
 from __future__ import annotations
@@ -32,18 +37,30 @@ from taskloom.backends.cluster_driver import (
     SessionFacts,
     Stream,
 )
-from taskloom.backends.cluster_objects import LOOK_S
 from taskloom.backends.ray_actors import RayActors
 from taskloom.backends.ray_errors import failure_from_ray
-from taskloom.backends.ray_options import PackedJob, options_of, pack_job, pack_spec
+from taskloom.backends.ray_options import options_of, pack_spec
 from taskloom.backends.ray_streams import RayStream, refuse_through_client
-from taskloom.backends.ray_worker import LoopHost, make_batch, make_generator, make_task
+from taskloom.backends.ray_wire import (
+    PackedJob,
+    is_bare,
+    named_by,
+    outcome_in,
+    pack_for_one,
+    pack_job,
+    receipt_in,
+)
+from taskloom.backends.ray_worker import (
+    LoopHost,
+    make_bare_task,
+    make_batch,
+    make_generator,
+    make_task,
+)
 from taskloom.exceptions import GetTimeoutError
 
 _SPACE: Final = b"taskloom"
 """Our part of the table that Ray's head keeps."""
-_AT_ONCE: Final = 256
-"""So many receipts are waited for in one go: what is done is opened while the rest runs."""
 _LOOP_CALLS: Final = 1000
 """So many coroutines run at once in one process."""
 
@@ -73,7 +90,12 @@ class RayDriver:
         self._end = end
         self._is_worker = is_worker
         self._tasks: dict[int, Any] = {}
-        self._exported: dict[bytes, Any] = {}
+        self._small: dict[int, Any] = {}
+        """The same for calls that answer with one object."""
+        self._bare: dict[int, Any] = {}
+        """The same for those of them that go without arguments."""
+        self._large: set[int] = set()
+        self._exported: dict[tuple[bytes, bool], Any] = {}
         self._packed: dict[int, bytes] = {}
         self._lock = threading.Lock()
         self._loop_host: Any = None
@@ -98,7 +120,11 @@ class RayDriver:
         return found
 
     def submit(self, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Launched:
-        """One Ray task; its first return value is the receipt."""
+        """One Ray task; see the top of the module."""
+        small = self._small.get(spec.number)
+        if small is not None and (packed := pack_for_one(job)) is not None:
+            ref = small.remote(packed, *fills)
+            return Launched(ref, (ref,))
         if spec.is_coroutine and not spec.request:
             run = self._host().run.options(
                 num_returns=spec.num_returns + 1,
@@ -111,14 +137,35 @@ class RayDriver:
             task = task.options(max_retries=max(spec.max_retries - job.attempts, 0))
         return launched(task.remote(pack_job(job), *fills))
 
-    def _make(self, spec: TaskSpec, make: Callable[[bytes, bytes, str], Any]) -> Any:
+    def submit_unnamed(self, spec: TaskSpec, job: Job) -> tuple[int, Launched] | None:
+        """One Ray task without arguments: they cost as much as all that we do for a call."""
+        if spec.number not in self._small or not self.waits_at_cluster or not is_bare(job):
+            return None
+        task = self._bare.get(spec.number) or self._make(spec, make_bare_task, bare=True)
+        ref = task.remote()
+        return named_by(ref.binary()), Launched(ref, (ref,))
+
+    def learn(self, spec: TaskSpec, *, is_small: bool) -> None:
+        """Whether the values of a function are small."""
+        number = spec.number
+        if not is_small:
+            self._large.add(number)
+            self._small.pop(number, None)
+        elif number not in self._large and spec.num_returns == 1 and spec.stream is None:
+            task = self._tasks.get(number)
+            if task is not None:
+                self._small[number] = task.options(num_returns=1)
+
+    def _make(
+        self, spec: TaskSpec, make: Callable[[bytes, bytes, str], Any], *, bare: bool = False
+    ) -> Any:
         """The remote function of Ray's for a spec: one for all equal ones."""
         packed = self.packed(spec)
         with self._lock:
-            task = self._exported.get(packed)
+            task = self._exported.get((packed, bare))
             if task is None:
                 function = make(self._packed_facts, packed, spec.function.name)
-                streams: dict[str, Any] = {"num_returns": spec.num_returns + 1}
+                streams: dict[str, Any] = {"num_returns": 1 if bare else spec.num_returns + 1}
                 if spec.stream is not None:
                     streams = {"num_returns": "streaming"}
                     if spec.stream:
@@ -130,8 +177,8 @@ class RayDriver:
                     **options_of(spec.request),
                     **streams,
                 )(function)
-                self._exported[packed] = task
-            self._tasks[spec.number] = task
+                self._exported[packed, bare] = task
+            (self._bare if bare else self._tasks)[spec.number] = task
         return task
 
     def _host(self) -> Any:
@@ -188,7 +235,7 @@ class RayDriver:
             raise GetTimeoutError(f"the value did not come within {timeout_s} s") from None
         except ray.exceptions.RayError as error:
             return failure_from_ray(error)
-        return outcome
+        return outcome_in(outcome)  # type: ignore[no-any-return]
 
     def collect(
         self, handles: Sequence[Handle], count: int, timeout_s: float | None
@@ -200,15 +247,12 @@ class RayDriver:
             )
             return self._receipts(ready)
         if timeout_s != 0:
-            first = list(handles[:_AT_ONCE])
-            if len(handles) > 1:  # others may have failed meanwhile
-                timeout_s = LOOK_S if timeout_s is None else min(timeout_s, LOOK_S)
             try:
-                values = ray.get(first, timeout=timeout_s)
+                values = ray.get(list(handles), timeout=timeout_s)
             except (ray.exceptions.GetTimeoutError, ray.exceptions.RayError):
                 pass
             else:
-                return dict(zip(first, map(_opened, values), strict=True))
+                return dict(zip(handles, map(_opened, values), strict=True))
         ready, _ = ray.wait(list(handles), num_returns=len(handles), timeout=0, fetch_local=False)
         return self._receipts(ready)
 
@@ -338,6 +382,8 @@ def _opened(value: Any) -> Any:
         return failure_from_ray(value)
     if value is None:  # what a generator of Ray's gives at its end
         return Receipt((pack_plain(None),))
+    if (receipt := receipt_in(value)) is not None:
+        return receipt
     if type(value) is not bytes:
         return value
     told = pickle.loads(value)

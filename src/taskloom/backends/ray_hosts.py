@@ -16,7 +16,7 @@ from taskloom.backends.cluster_driver import Outcome
 from taskloom.backends.cluster_host import Hosted
 from taskloom.backends.cluster_replay import StreamRunner
 from taskloom.backends.cluster_run import EXITS, Runner, receipt_of
-from taskloom.backends.ray_options import PackedJob
+from taskloom.backends.ray_wire import PackedJob, outcome_in
 from taskloom.backends.ray_worker import answer, enter
 
 
@@ -35,7 +35,8 @@ class _Base:
         with warnings.catch_warnings():  # Ray's own use of what it has deprecated
             warnings.simplefilter("ignore")
             restarted = ray.get_runtime_context().was_current_actor_reconstructed
-        self._hosted = Hosted(home, spec, one, fills, restarted=restarted)
+        filled = list(map(outcome_in, fills))
+        self._hosted = Hosted(home, spec, one, filled, restarted=restarted)
 
     def _construct(self) -> None:
         failure = self._hosted.construct()
@@ -47,7 +48,8 @@ class _Base:
     ) -> tuple[Any, TaskSpec]:
         home, spec, one = enter(self._packed_facts, packed_spec, job)
         hosted = self._hosted
-        return kind(home, spec, one, fills, hosted.method(spec), hosted.here), spec
+        filled = list(map(outcome_in, fills))
+        return kind(home, spec, one, filled, hosted.method(spec), hosted.here), spec
 
     def __ray_shutdown__(self) -> None:
         self._hosted.leave()

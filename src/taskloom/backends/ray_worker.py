@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from typing import Any, Final
 
 import ray
@@ -21,7 +22,7 @@ from taskloom.backends.cluster_limits import notice_interrupts
 from taskloom.backends.cluster_replay import StreamRunner
 from taskloom.backends.cluster_run import receipt_of, run_call
 from taskloom.backends.cluster_worker import home_of, learn
-from taskloom.backends.ray_options import PackedJob, unpack_job
+from taskloom.backends.ray_wire import PackedJob, bare_job, outcome_in, pack_answer, unpack_job
 
 _facts: dict[bytes, Any] = {}
 _specs: dict[bytes, TaskSpec] = {}
@@ -33,13 +34,21 @@ def enter(
 ) -> tuple[ClusterBackend, TaskSpec, Job]:
     """The session and the spec of a call, in the worker that runs it."""
     home = join(packed_facts)
-    job = unpack_job(packed_job)
+    return home, spec_of(packed_spec), _counted(unpack_job(packed_job)[0])
+
+
+def _counted(job: Job) -> Job:
+    """A call that has come, with the attempts that it has lost on the way."""
     if job.registered:
         learn(job.registered)
-    lost = ray.get_runtime_context().worker.core_worker.get_current_task_attempt_number()
-    if lost:
-        job = job._replace(attempts=job.attempts + lost)
-    return home, spec_of(packed_spec), job
+    lost = _core().get_current_task_attempt_number()
+    return job._replace(attempts=job.attempts + lost) if lost else job
+
+
+@cache
+def _core() -> Any:
+    """Ray's part of this process."""
+    return ray.get_runtime_context().worker.core_worker
 
 
 def join(packed_facts: bytes) -> ClusterBackend:
@@ -72,10 +81,26 @@ def answer(told: tuple[Receipt, list[Outcome]]) -> Any:
 def make_task(packed_facts: bytes, packed_spec: bytes, name: str) -> Callable[..., Any]:
     """The function that Ray runs for a function of the user's."""
 
-    def run(job: PackedJob, *fills: Any) -> Any:
-        home, spec, one = enter(packed_facts, packed_spec, job)
+    def run(packed_job: PackedJob, *fills: Any) -> Any:
+        home, spec = join(packed_facts), spec_of(packed_spec)
+        job, wants_one = unpack_job(packed_job)
         notice_interrupts()
-        return answer(run_call(home, spec, one, fills))
+        told = run_call(home, spec, _counted(job), list(map(outcome_in, fills)))
+        return pack_answer(told[0], told[1][0]) if wants_one else answer(told)
+
+    run.__name__ = run.__qualname__ = name
+    return run
+
+
+def make_bare_task(packed_facts: bytes, packed_spec: bytes, name: str) -> Callable[..., Any]:
+    """The same for calls without arguments; Ray is fastest with functions that can have none."""
+
+    def run() -> Any:
+        home, spec = join(packed_facts), spec_of(packed_spec)
+        job = bare_job(_core().get_current_task_id().binary())
+        notice_interrupts()
+        receipt, outcomes = run_call(home, spec, _counted(job), ())
+        return pack_answer(receipt, outcomes[0])
 
     run.__name__ = run.__qualname__ = name
     return run
@@ -87,7 +112,7 @@ def make_generator(packed_facts: bytes, packed_spec: bytes, name: str) -> Callab
     def run(job: PackedJob, *fills: Any) -> Iterator[Outcome]:
         home, spec, one = enter(packed_facts, packed_spec, job)
         notice_interrupts()
-        yield from StreamRunner(home, spec, one, fills).items()
+        yield from StreamRunner(home, spec, one, list(map(outcome_in, fills))).items()
 
     run.__name__ = run.__qualname__ = name
     return run
@@ -114,7 +139,7 @@ class LoopHost:
     ) -> Any:
         """One call."""
         home, spec, one = enter(packed_facts, packed_spec, job)
-        runner = AsyncRunner(home, spec, one, fills)
+        runner = AsyncRunner(home, spec, one, list(map(outcome_in, fills)))
         outcomes = await runner.run_async()
         return answer((receipt_of(outcomes, runner.seconds), outcomes))
 
@@ -123,5 +148,6 @@ class LoopHost:
     ) -> AsyncIterator[Outcome]:
         """One call of an async generator function."""
         home, spec, one = enter(packed_facts, packed_spec, job)
-        async for outcome in StreamRunner(home, spec, one, fills).items_async():
+        runner = StreamRunner(home, spec, one, list(map(outcome_in, fills)))
+        async for outcome in runner.items_async():
             yield outcome
