@@ -181,7 +181,8 @@ class Batches:
 
     def _is_new(self, call: Call) -> bool:
         """Whether nothing is known yet of how long such calls take."""
-        return call.spec.function.key not in self._paces
+        spec = call.spec
+        return not call.actor and spec.stream is None and spec.function.key not in self._paces
 
     def on_single(self, call: Call, receipt: Receipt) -> None:
         """A call that went alone has ended well."""

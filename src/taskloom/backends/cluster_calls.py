@@ -209,7 +209,7 @@ class Calls:
         self.running[call.task] = call
         spec = call.spec
         is_new = spec.number not in self._sizes or self.wants_to_know(call)
-        if (is_new and not call.actor) or call.group is not None or spec.stream is not None:
+        if is_new or call.group is not None or spec.stream is not None:
             self.arm(call)
             return
         self._sent += 1
@@ -350,7 +350,7 @@ class Calls:
             outcomes = told.outcomes
             failure = next((one for one in outcomes if isinstance(one, Failure)), None)
             if failure is None:
-                if call.launched is not None and not call.actor:
+                if call.launched is not None:
                     self._learn(call.spec, is_small=None not in outcomes)
                 self.on_single(call, told)
         timer, call.timer = call.timer, None

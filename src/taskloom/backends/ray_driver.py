@@ -131,15 +131,15 @@ class RayDriver:
                 max_task_retries=spec.max_retries,
                 name=spec.name,
             )
-            return launched(run.remote(*self._facts_of_call(spec, job), *fills))
+            return launched(run.remote(*self._facts_of_call(spec, job), *fills), spec)
         task = self._tasks.get(spec.number) or self._make(spec, make_task)
         if job.attempts and spec.max_retries > 0:
             task = task.options(max_retries=max(spec.max_retries - job.attempts, 0))
-        return launched(task.remote(pack_job(job), *fills))
+        return launched(task.remote(pack_job(job), *fills), spec)
 
     def submit_unnamed(self, spec: TaskSpec, job: Job) -> tuple[int, Launched] | None:
         """One Ray task without arguments: they cost as much as all that we do for a call."""
-        if spec.number not in self._small or not self.waits_at_cluster or not is_bare(job):
+        if self._small.get(spec.number) is None or not self.waits_at_cluster or not is_bare(job):
             return None
         task = self._bare.get(spec.number) or self._make(spec, make_bare_task, bare=True)
         ref = task.remote()
@@ -153,8 +153,11 @@ class RayDriver:
             self._small.pop(number, None)
         elif number not in self._large and spec.num_returns == 1 and spec.stream is None:
             task = self._tasks.get(number)
-            if task is not None:
-                self._small[number] = task.options(num_returns=1)
+            self._small[number] = None if task is None else task.options(num_returns=1)
+
+    def is_small(self, spec: TaskSpec) -> bool:
+        """Whether calls answer with one object."""
+        return spec.number in self._small
 
     def _make(
         self, spec: TaskSpec, make: Callable[[bytes, bytes, str], Any], *, bare: bool = False
@@ -293,7 +296,7 @@ class RayDriver:
         self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]
     ) -> Launched:
         """A call of an actor of Ray's."""
-        return launched(self.actors.call(actor, spec, job, fills))
+        return launched(self.actors.call(actor, spec, job, fills), spec)
 
     def stream_actor(
         self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]
@@ -390,6 +393,8 @@ def _opened(value: Any) -> Any:
     return Receipt(*told) if type(told) is tuple else told
 
 
-def launched(refs: Any) -> Launched:
+def launched(refs: Any, spec: TaskSpec) -> Launched:
     """What Ray gives for a call: one ref, or a list of them."""
-    return Launched(refs[0], refs[1:]) if isinstance(refs, list) else Launched(refs, ())
+    if isinstance(refs, list):
+        return Launched(refs[0], refs[1:])
+    return Launched(refs, (refs,) if spec.num_returns else ())

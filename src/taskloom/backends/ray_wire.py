@@ -20,6 +20,8 @@ from taskloom.backends.cluster_values import NOTHING, size_of
 
 PackedJob = bytes | Job
 """A call as it travels: see :func:`pack_job`."""
+PackedCall = bytes | tuple[bytes, bool, Job]
+"""The same together with the spec: see :func:`pack_call`."""
 _FIELDS: Final = len(Job._fields)
 _NO_ARGUMENTS: Final = pack_plain(())
 
@@ -48,6 +50,21 @@ def unpack_job(packed: PackedJob) -> tuple[Job, bool]:
         return packed, False
     fields = pickle.loads(packed)
     return Job(*fields[:_FIELDS]), len(fields) > _FIELDS
+
+
+def pack_call(packed_spec: bytes, job: Job, *, wants_one: bool) -> PackedCall:
+    """A call of an actor, with its spec, in one argument; ``wants_one``: answer so, too."""
+    if job.places or type(job.payload) is not bytes:
+        return packed_spec, wants_one, job
+    return pickle.dumps((packed_spec, wants_one, *job), 5)
+
+
+def unpack_call(packed: PackedCall) -> tuple[bytes, bool, Job]:
+    """What :func:`pack_call` was given."""
+    if not isinstance(packed, bytes):
+        return packed
+    packed_spec, wants_one, *fields = pickle.loads(packed)
+    return packed_spec, wants_one, Job(*fields)
 
 
 def is_bare(job: Job) -> bool:
@@ -96,6 +113,17 @@ def pack_answer(receipt: Receipt, outcome: Outcome) -> bytes | Answer:
     if type(outcome) is bytes:
         return _HEAD.pack(True, receipt.seconds, receipt.alone) + outcome
     return Answer(outcome, receipt.seconds, receipt.alone)
+
+
+def answer(told: tuple[Receipt, list[Outcome]], *, in_one: bool = False) -> Any:
+    """What a task of Ray's returns: one object, or a receipt and the outcomes."""
+    receipt, outcomes = told
+    if in_one:
+        return pack_answer(receipt, outcomes[0])
+    told_first: bytes | Receipt = receipt
+    if all(type(outcome) is bytes or outcome is None for outcome in receipt.outcomes):
+        told_first = pickle.dumps(tuple(receipt), 5)  # as for ``pack_job``
+    return (told_first, *outcomes) if outcomes else told_first
 
 
 def receipt_in(value: bytes | Answer) -> Receipt | None:

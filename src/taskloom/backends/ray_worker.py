@@ -17,12 +17,12 @@ from taskloom._spec import TaskSpec
 from taskloom.backends.cluster import ClusterBackend
 from taskloom.backends.cluster_async import AsyncRunner
 from taskloom.backends.cluster_batch_run import is_plain, run_many
-from taskloom.backends.cluster_driver import Job, Outcome, Receipt
+from taskloom.backends.cluster_driver import Job, Outcome
 from taskloom.backends.cluster_limits import notice_interrupts
 from taskloom.backends.cluster_replay import StreamRunner
 from taskloom.backends.cluster_run import receipt_of, run_call
 from taskloom.backends.cluster_worker import home_of, learn
-from taskloom.backends.ray_wire import PackedJob, bare_job, outcome_in, pack_answer, unpack_job
+from taskloom.backends.ray_wire import PackedJob, answer, bare_job, outcome_in, unpack_job
 
 _facts: dict[bytes, Any] = {}
 _specs: dict[bytes, TaskSpec] = {}
@@ -33,11 +33,10 @@ def enter(
     packed_facts: bytes, packed_spec: bytes, packed_job: PackedJob
 ) -> tuple[ClusterBackend, TaskSpec, Job]:
     """The session and the spec of a call, in the worker that runs it."""
-    home = join(packed_facts)
-    return home, spec_of(packed_spec), _counted(unpack_job(packed_job)[0])
+    return join(packed_facts), spec_of(packed_spec), counted(unpack_job(packed_job)[0])
 
 
-def _counted(job: Job) -> Job:
+def counted(job: Job) -> Job:
     """A call that has come, with the attempts that it has lost on the way."""
     if job.registered:
         learn(job.registered)
@@ -69,15 +68,6 @@ def spec_of(packed_spec: bytes) -> TaskSpec:
     return spec
 
 
-def answer(told: tuple[Receipt, list[Outcome]]) -> Any:
-    """A receipt and the outcomes as the return values of a task of Ray's."""
-    receipt, outcomes = told
-    told_first: bytes | Receipt = receipt
-    if all(type(outcome) is bytes or outcome is None for outcome in receipt.outcomes):
-        told_first = pickle.dumps(tuple(receipt), 5)  # as for ``pack_job``
-    return (told_first, *outcomes) if outcomes else told_first
-
-
 def make_task(packed_facts: bytes, packed_spec: bytes, name: str) -> Callable[..., Any]:
     """The function that Ray runs for a function of the user's."""
 
@@ -85,8 +75,8 @@ def make_task(packed_facts: bytes, packed_spec: bytes, name: str) -> Callable[..
         home, spec = join(packed_facts), spec_of(packed_spec)
         job, wants_one = unpack_job(packed_job)
         notice_interrupts()
-        told = run_call(home, spec, _counted(job), list(map(outcome_in, fills)))
-        return pack_answer(told[0], told[1][0]) if wants_one else answer(told)
+        told = run_call(home, spec, counted(job), list(map(outcome_in, fills)))
+        return answer(told, in_one=wants_one)
 
     run.__name__ = run.__qualname__ = name
     return run
@@ -99,8 +89,7 @@ def make_bare_task(packed_facts: bytes, packed_spec: bytes, name: str) -> Callab
         home, spec = join(packed_facts), spec_of(packed_spec)
         job = bare_job(_core().get_current_task_id().binary())
         notice_interrupts()
-        receipt, outcomes = run_call(home, spec, _counted(job), ())
-        return pack_answer(receipt, outcomes[0])
+        return answer(run_call(home, spec, counted(job), ()), in_one=True)
 
     run.__name__ = run.__qualname__ = name
     return run
