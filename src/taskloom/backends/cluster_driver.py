@@ -135,7 +135,10 @@ class Driver(Protocol):
     node_id: str
     worker_id: str
     waits_at_cluster: bool
-    """Threads wait in :meth:`collect`, not for callbacks: it is cheaper, or see below."""
+    """Threads that wait for all of some calls do so in :meth:`collect`, not for callbacks: it is
+    cheaper, or see below."""
+    waits_for_any: bool
+    """Those that wait for fewer than all of them do so, too."""
     shows_waiting: bool
     """While a thread is in :meth:`collect`, the cluster gives what it holds to others, so it does
     not come back in between."""

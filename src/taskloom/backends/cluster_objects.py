@@ -279,7 +279,7 @@ class Objects:
             self._wait_here(pending, count, left_s, None, all_well=all_well)
             return pending
         strange = look.find_strange(pending)
-        if strange is not None:
+        if strange is not None or (count < len(pending) and not self._driver.waits_for_any):
             self._wait_here(pending, count, left_s, strange, all_well=all_well)
             return pending
         some, at_most_s = pending, left_s

@@ -83,7 +83,7 @@ class RayDriver:
         self.node_id: str = context.get_node_id()
         self.worker_id: str = context.get_worker_id()
         # Through the client each look is a message to the cluster.
-        self.waits_at_cluster = not ray.util.client.ray.is_connected()
+        self.waits_at_cluster = self.waits_for_any = not ray.util.client.ray.is_connected()
         self.shows_waiting = is_worker
         self._packed_facts = pickle.dumps(facts, 5)
         self._session = facts.session_id.hex()
