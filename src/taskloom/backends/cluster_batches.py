@@ -23,6 +23,7 @@ A dependency on a call that waits or goes here is filled in here, when it is don
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import threading
 from collections import deque
@@ -52,6 +53,7 @@ KNOWN: Final = 3
 OVERDUE_S: Final = 0.1
 """When to look for a note for the first time; later ones take twice as long each, up to:"""
 LAST_LOOK_S: Final = 2.0
+_SAMPLE: Final = 8
 _ONE_CPU: Final = (("CPU", UNITS_PER_RESOURCE),)
 _LOOK_FOR_CPUS_S: Final = 5.0
 _OVERTAKE_S: Final = 1.0
@@ -107,6 +109,7 @@ class Batches:
         self._back: deque[tuple[_Batch, Any]] = deque()
         self._held: set[Call] = set()
         self._numbers = iter(range(1, 1 << 62))
+        self._samples = itertools.count()
         self._flush = False
         self._closed = False
         self._slots = 1
@@ -114,7 +117,7 @@ class Batches:
         self._thread: threading.Thread | None = None
         home.calls.batches = self
         home.calls.on_single = self.on_single
-        home.calls.wants_to_know = self._is_new
+        home.calls.wants_to_know = self._is_unsure
 
     # -- taking -------------------------------------------------------------------------------
 
@@ -179,10 +182,14 @@ class Batches:
             self._queue.append(call)
             self._changed.notify()
 
-    def _is_new(self, call: Call) -> bool:
-        """Whether nothing is known yet of how long such calls take."""
+    def _is_unsure(self, call: Call) -> bool:
+        """Whether more should be known of how long such calls take: of a new function of each call,
+        later, until it is known as short, of some: to be told costs more than to collect."""
         spec = call.spec
-        return not call.actor and spec.stream is None and spec.function.key not in self._paces
+        if call.actor or spec.stream is not None:
+            return False
+        pace = self._paces.get(spec.function.key)
+        return pace is None or (pace.streak < KNOWN and next(self._samples) % _SAMPLE == 0)
 
     def on_single(self, call: Call, receipt: Receipt) -> None:
         """A call that went alone has ended well."""
