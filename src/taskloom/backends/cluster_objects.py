@@ -285,11 +285,10 @@ class Objects:
         some, at_most_s = pending, left_s
         if not self._driver.shows_waiting:
             at_most_s = nap_s(left_s)
-        if len(pending) > 1 and all_well:
-            if look.is_due():
-                at_most_s = 0.0
-            else:
+            if len(pending) > 1 and all_well:
                 at_most_s = LOOK_S if at_most_s is None else min(at_most_s, LOOK_S)
+        if len(pending) > 1 and all_well and look.is_due():
+            at_most_s = 0.0
         if count == len(pending) and at_most_s != 0:
             some = pending[:_AT_ONCE]
         handles: dict[Any, None] = {}

@@ -37,6 +37,7 @@ from taskloom.backends.cluster_driver import (
     SessionFacts,
     Stream,
 )
+from taskloom.backends.cluster_objects import LOOK_S
 from taskloom.backends.ray_actors import RayActors
 from taskloom.backends.ray_errors import failure_from_ray
 from taskloom.backends.ray_options import options_of, pack_spec
@@ -249,6 +250,9 @@ class RayDriver:
                 list(handles), num_returns=count, timeout=timeout_s, fetch_local=False
             )
             return self._receipts(ready)
+        if self.shows_waiting and len(handles) > 1:
+            # One of them may have failed, and nobody but us looks.
+            timeout_s = LOOK_S if timeout_s is None else min(timeout_s, LOOK_S)
         if timeout_s != 0:
             try:
                 values = ray.get(list(handles), timeout=timeout_s)
