@@ -309,3 +309,49 @@ def test_an_error_that_nobody_looked_at_is_printed_once_by_the_last_that_has_it(
     assert text.count("Unhandled error") == 1
     assert "ValueError: nobody looked" in text
     assert "somebody looked" not in text
+
+
+def test_the_values_of_one_function_may_be_small_at_first_and_large_later(cluster):
+    @taskloom.remote
+    def zeros(count):
+        return bytes(count)
+
+    @taskloom.remote
+    def size(value):
+        return len(value)
+
+    for count in (10, 10, 200_000, 10, 1_000_000, 0):
+        ref = zeros.remote(count)
+        assert taskloom.get(size.remote(ref), timeout=60) == count
+        assert len(taskloom.get(ref, timeout=60)) == count
+
+
+def test_a_call_knows_its_own_name_also_when_it_has_no_arguments():
+    @taskloom.remote
+    def whoami():
+        return taskloom.get_runtime_context().get_task_id()
+
+    refs = []
+    for _ in range(3):  # what is known of the function meanwhile changes how it is called
+        refs.append(whoami.remote())
+        assert taskloom.get(refs[-1], timeout=60) == refs[-1].task_id()
+    assert len(set(refs)) == 3
+
+
+def test_get_of_hundreds_raises_when_the_last_one_has_failed_and_the_first_one_runs(tmp_path):
+    gate = tmp_path / "gate"
+
+    @taskloom.remote(max_retries=0)
+    def one_of_many(number):
+        if number == 299:
+            raise Broken(number, "the last one")
+        while number == 0 and not gate.exists():
+            time.sleep(0.01)
+        return number
+
+    refs = [one_of_many.remote(number) for number in range(300)]
+    with pytest.raises(Broken):
+        taskloom.get(refs, timeout=120)
+    assert taskloom.wait(refs[:1], timeout=0)[0] == []
+    gate.touch()
+    assert taskloom.get(refs[:299], timeout=120) == list(range(299))

@@ -34,6 +34,7 @@ from taskloom.backends.cluster_driver import (
     Driver,
     Outcome,
     Place,
+    Receipt,
     SessionFacts,
 )
 from taskloom.backends.cluster_group import ClusterGroup
@@ -78,6 +79,9 @@ class ClusterBackend:
         self.open_groups: set[ClusterGroup] = set()
         self.calls = Calls(self)
         self._actors = ClusterActors(self)
+        self.objects.arm = self._arm
+        self.objects.tell = self._on_collected
+        self.objects.let_go = self.calls.let_go
         self._batches = Batches(self) if facts.batches and not is_worker else None
         self._pinned: dict[int, Record] = {}
         self._arriving = threading.local()
@@ -249,10 +253,18 @@ class ClusterBackend:
 
         self.driver.on_done(place.receipt, partial(self.objects.on_told, key, output))
 
+    def _on_collected(self, record: Record, told: Receipt | Failure) -> None:
+        """The end of a record, told to a thread that has waited for it at the cluster."""
+        call = self.calls.of(record.key)
+        if call is not None:
+            self.calls.on_receipt(call, told)
+        elif record.place is not None:
+            self.objects.on_told(record.key, record.place.output, told)
+
     def get(self, refs: Sequence[ObjectRef[object]], timeout_s: float | None) -> list[object]:
         """The values; raises the error of the first that fails."""
         self.check_open()
-        records = self._armed(refs)
+        records = [self.record_of(ref) for ref in refs]
         distinct = list(dict.fromkeys(records))
         if not self.objects.wait(distinct, len(distinct), timeout_s, all_well=True):
             raise GetTimeoutError(
@@ -271,7 +283,7 @@ class ClusterBackend:
     ) -> tuple[list[ObjectRef[object]], list[ObjectRef[object]]]:
         """Those that are done, at most ``num_returns``, and the rest."""
         self.check_open()
-        records = self._armed(refs)
+        records = [self.record_of(ref) for ref in refs]
         self.objects.wait(records, num_returns, timeout_s, all_well=False)
         ready: list[ObjectRef[object]] = []
         rest: list[ObjectRef[object]] = []

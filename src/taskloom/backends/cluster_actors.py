@@ -111,8 +111,10 @@ class ClusterActors:
         if name == "list":
             return home.driver.list_actors(content)
         if name == "pending":
-            calls = list(home.calls.running.values())
-            return sum(1 for call in calls if call.actor == content)
+            calls = [call for call in list(home.calls.running.values()) if call.actor == content]
+            if home.driver.waits_at_cluster:
+                home.calls.look_at(calls)  # what is over does not count, told or not
+            return sum(1 for call in calls if call.task in home.calls.running)
         if name == "is_known":
             return self._actor(content) is not None
         call = home.calls.of(content)

@@ -23,6 +23,7 @@ A dependency on a call that waits or goes here is filled in here, when it is don
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import threading
 from collections import deque
@@ -53,6 +54,7 @@ KNOWN: Final = 3
 OVERDUE_S: Final = 0.1
 """When to look for a note for the first time; later ones take twice as long each, up to:"""
 LAST_LOOK_S: Final = 2.0
+_SAMPLE: Final = 8
 _ONE_CPU: Final = (("CPU", UNITS_PER_RESOURCE),)
 _LOOK_FOR_CPUS_S: Final = 5.0
 _OVERTAKE_S: Final = 1.0
@@ -108,28 +110,34 @@ class Batches:
         self._back: deque[tuple[_Batch, Any]] = deque()
         self._held: set[Call] = set()
         self._numbers = iter(range(1, 1 << 62))
+        self._samples = itertools.count()
         self._flush = False
         self._closed = False
         self._slots = 1
         self._slots_at = 0.0
         self._thread: threading.Thread | None = None
-        home.calls.batch = self.take
+        home.calls.batches = self
         home.calls.on_single = self.on_single
-        home.calls.wants_to_know = self._is_new
+        home.calls.wants_to_know = self._is_unsure
 
     # -- taking -------------------------------------------------------------------------------
 
-    def take(self, call: Call, job: Job, inputs: list[Record]) -> bool:
-        """Take a call that may go with others; False: it goes alone, after those that wait."""
-        if not self._is_eligible(call, job, inputs):
+    def wants(self, spec: TaskSpec, job: Job, inputs: Sequence[Record]) -> bool:
+        """Whether a call may go with others; if not it goes alone, after those that wait."""
+        if not self._is_eligible(spec, job, inputs):
             if self._queue:
                 self._let_all_go()
             return False
+        if self._queue or len(self._calls.running) >= self._slots:
+            return True
+        # There is room: alone it is there sooner, unless it has to wait for others here.
+        return any(record.state == State.PENDING for record in inputs)
+
+    def take(self, call: Call, job: Job, inputs: Sequence[Record]) -> None:
+        """Take such a call."""
         pending = [record for record in inputs if record.state == State.PENDING]
         call.job = job
         with self._changed:
-            if not pending and not self._queue and len(self._calls.running) < self._slots:
-                return False  # there is room: alone it is there sooner
             self._calls.running[call.task] = call
             if pending:
                 call.missing = len(pending)
@@ -141,10 +149,8 @@ class Batches:
         if pending:
             # Their callbacks come at once for those that are done meanwhile.
             self._home.objects.subscribe(pending, partial(self._on_input, call), None)
-        return True
 
-    def _is_eligible(self, call: Call, job: Job, inputs: list[Record]) -> bool:
-        spec = call.spec
+    def _is_eligible(self, spec: TaskSpec, job: Job, inputs: Sequence[Record]) -> bool:
         pace = self._paces.get(spec.function.key)
         if pace is None or pace.streak < KNOWN:
             return False
@@ -177,9 +183,14 @@ class Batches:
             self._queue.append(call)
             self._changed.notify()
 
-    def _is_new(self, call: Call) -> bool:
-        """Whether nothing is known yet of how long such calls take."""
-        return call.spec.function.key not in self._paces
+    def _is_unsure(self, call: Call) -> bool:
+        """Whether more should be known of how long such calls take: of a new function of each call,
+        later, until it is known as short, of some: to be told costs more than to collect."""
+        spec = call.spec
+        if call.actor or spec.stream is not None:
+            return False
+        pace = self._paces.get(spec.function.key)
+        return pace is None or (pace.streak < KNOWN and next(self._samples) % _SAMPLE == 0)
 
     def on_single(self, call: Call, receipt: Receipt) -> None:
         """A call that went alone has ended well."""

@@ -34,11 +34,14 @@ from taskloom.generator import ObjectRefGenerator
 
 if TYPE_CHECKING:
     from taskloom.backends.cluster import ClusterBackend
+    from taskloom.backends.cluster_batches import Batches
     from taskloom.backends.cluster_group import ClusterGroup
     from taskloom.ref import ObjectRef
 
 ARM_S: Final = 0.1
-"""So long the end of a call may be unknown while nobody asks for it."""
+"""So long the end of a call may be unknown while nobody asks for it, when nothing is sent."""
+LATEST_S: Final = 1.0
+"""The same while the program sends more."""
 Submit = Callable[[TaskSpec, Job, list[Any]], Launched]
 OpenStream = Callable[[TaskSpec, Job, list[Any]], Any]
 
@@ -54,6 +57,7 @@ class Call:
         group: which it belongs to.
         actor: the key of the actor that it calls; 0: none.
         keeps: what lives until it is over.
+        outputs: the keys of what it gives.
         cancelled: its end was asked for.
         is_armed: its end will be told.
         timer: ends its process when it does not end by itself.
@@ -61,7 +65,7 @@ class Call:
 
     __slots__ = (
         "actor", "cancelled", "group", "inputs", "is_armed", "job", "keeps", "launched", "missing",
-        "spec", "task", "timer",
+        "outputs", "spec", "task", "timer",
     )  # fmt: skip
 
     def __init__(self, task: int, spec: TaskSpec) -> None:
@@ -77,12 +81,8 @@ class Call:
         self.cancelled = False
         self.is_armed = False
         self.timer: threading.Timer | None = None
-
-    @property
-    def outputs(self) -> range:
-        """The keys of what it gives."""
-        first = _ids.object_of(_ids.TaskKey(self.task), 0)
-        return range(first, first + self.spec.num_returns)
+        first = _ids.object_of(_ids.TaskKey(task), 0)
+        self.outputs = range(first, first + spec.num_returns)
 
 
 class Calls:
@@ -102,13 +102,16 @@ class Calls:
         if serializers.active:
             self.registered.update(serialization.pack_registrations())
         self._checked: set[int] = set()
-        self.batch: Callable[[Call, Job, list[Record]], bool] = lambda call, job, inputs: False
-        """Takes a call that may go together with others; False: it is none."""
+        self.batches: Batches | None = None
+        """Takes calls that may go together with others."""
+        self._sizes: dict[int, bool] = {}
+        """Whether what calls of a spec gave was small, by its number."""
         self.on_single: Callable[[Call, Receipt], None] = lambda call, receipt: None
         """Told of each call that has ended well by itself."""
         self.wants_to_know: Callable[[Call], bool] = lambda call: False
         """Whether the end of a call is to be told as soon as possible."""
         self._unarmed: deque[Call] = deque()
+        self._sent = 0
         self._timer: threading.Timer | None = None
 
     # -- sending ------------------------------------------------------------------------------
@@ -144,11 +147,16 @@ class Calls:
             record.heard = True  # the dependent tells of an error
             if failure is None and (inner := record.failure) is not None:
                 failure = inner.inherit()
-        call = Call(job.task, spec)
+        group = home.open_group_of_caller()
+        together, early = False, None
+        if group is None and failure is None and not actor and spec.stream is None:
+            together = self.batches is not None and self.batches.wants(spec, job, inputs)
+            if not together and not inputs:
+                early = self._driver.submit_unnamed(spec, job)
+        call = Call(job.task if early is None else early[0], spec)
         call.actor, call.keeps = actor, keeps
         call.inputs = inputs
         records = [self._objects.new(key) for key in call.outputs]
-        group = home.open_group_of_caller()
         if group is not None:
             for record in records:
                 record.heard = True  # the group tells of it
@@ -159,7 +167,11 @@ class Calls:
         refs = [home.ref_of(record) for record in records]
         if failure is not None:
             self._fail_unsent(call, group, failure)
-        elif group is not None or actor or not self.batch(call, job, inputs):
+        elif early is not None:
+            self.launch(call, early[1])
+        elif together and self.batches is not None:
+            self.batches.take(call, job, inputs)
+        else:
             with self._membership(call, group):
                 self.launch(call, submit(spec, job, [self.fill(record) for record in inputs]))
         home.report_unheard()
@@ -195,15 +207,13 @@ class Calls:
             if record is not None:
                 record.place = Place(launched.receipt, output, launched.values[output])
         self.running[call.task] = call
-        if call.group is not None or call.spec.stream is not None or self.wants_to_know(call):
+        spec = call.spec
+        is_new = spec.number not in self._sizes or self.wants_to_know(call)
+        if is_new or call.group is not None or spec.stream is not None:
             self.arm(call)
             return
-        self._unarmed.append(call)
-        if self._timer is None:
-            self._timer = threading.Timer(ARM_S, self._arm_all)
-            self._timer.name = "taskloom-receipts"
-            self._timer.daemon = True
-            self._timer.start()
+        self._sent += 1
+        self._note_unarmed(call)
 
     def arm(self, call: Call) -> None:
         """Have the end of a call told to this process.
@@ -215,11 +225,68 @@ class Calls:
             call.is_armed = True
             self._driver.on_done(call.launched.receipt, partial(self.on_receipt, call))
 
-    def _arm_all(self) -> None:
-        """In a thread: what nobody has asked for yet."""
+    def _note_unarmed(self, call: Call) -> None:
+        self._unarmed.append(call)
+        if self._timer is None:
+            self._start_timer(self._sent, LATEST_S - ARM_S)
+
+    def _start_timer(self, sent: int, patience_s: float) -> None:
+        timer = threading.Timer(ARM_S, self._on_timer, (sent, patience_s))
+        timer.name = "taskloom-receipts"
+        timer.daemon = True
+        self._timer = timer
+        timer.start()
+
+    def _on_timer(self, sent: int, patience_s: float) -> None:
+        """In a thread: learn the end of what nobody has asked for yet.
+
+        While the program sends calls one after another it mostly asks for them itself in the end,
+        and what is done until then is collected in one go.
+        """
+        if self._home.closed:
+            return
+        is_busy = self._sent != sent
+        if is_busy and patience_s > 0:
+            self._start_timer(self._sent, patience_s - ARM_S)
+            return
         self._timer = None
-        while self._unarmed and not self._home.closed:
-            self.arm(self._unarmed.popleft())
+        calls: list[Call] = []
+        while self._unarmed:
+            call = self._unarmed.popleft()
+            if call.task in self.running and not self._is_collected(call):
+                calls.append(call)
+        if self._driver.waits_at_cluster:
+            self.look_at(calls)
+        for call in calls:
+            if call.task not in self.running:
+                continue
+            if is_busy:
+                self._note_unarmed(call)
+            else:
+                self.arm(call)
+
+    def _is_collected(self, call: Call) -> bool:
+        """Whether some thread waits for the end of a call, and tells of it."""
+        by_key = self._objects.by_key
+        return any(
+            (record := by_key.get(key)) is not None and record.is_collected for key in call.outputs
+        )
+
+    def let_go(self, records: Sequence[Record]) -> None:
+        """The threads that have waited for these do so no longer."""
+        for record in records:
+            call = self.of(record.key)
+            if call is not None and not call.is_armed and call.launched is not None:
+                self._note_unarmed(call)
+
+    def look_at(self, calls: Sequence[Call]) -> None:
+        """Learn which of these are over, without waiting."""
+        receipts = {call.launched.receipt: call for call in calls if call.launched is not None}
+        if not receipts:
+            return
+        told = self._driver.collect(list(receipts), len(receipts), 0.0)
+        for handle, one in told.items():
+            self.on_receipt(receipts[handle], one)
 
     def _send_stream(
         self,
@@ -283,6 +350,8 @@ class Calls:
             outcomes = told.outcomes
             failure = next((one for one in outcomes if isinstance(one, Failure)), None)
             if failure is None:
+                if call.launched is not None:
+                    self._learn(call.spec, is_small=None not in outcomes)
                 self.on_single(call, told)
         timer, call.timer = call.timer, None
         if timer is not None:
@@ -292,6 +361,11 @@ class Calls:
         call.keeps, call.job, call.inputs = None, None, ()
         if group is not None:
             group.on_ended(call, failure)
+
+    def _learn(self, spec: TaskSpec, *, is_small: bool) -> None:
+        if self._sizes.get(spec.number) is not is_small:
+            self._sizes[spec.number] = is_small
+            self._driver.learn(spec, is_small=is_small)
 
     def cancelled(self, call: Call | Job) -> Failure:
         """The outcome of a call that was cancelled."""

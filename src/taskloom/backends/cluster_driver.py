@@ -134,8 +134,14 @@ class Driver(Protocol):
     """``"Ray"``, ``"Dask"``: for texts."""
     node_id: str
     worker_id: str
+    waits_at_cluster: bool
+    """Threads that wait for all of some calls do so in :meth:`collect`, not for callbacks: it is
+    cheaper, or see below."""
+    waits_for_any: bool
+    """Those that wait for fewer than all of them do so, too."""
     shows_waiting: bool
-    """Whoever waits must do so in :meth:`wait`, or the cluster does not know that he does."""
+    """While a thread is in :meth:`collect`, the cluster gives what it holds to others, so it does
+    not come back in between."""
 
     def check(self, spec: TaskSpec) -> None:
         """Refuse, when a spec is first used, what this cluster cannot do.
@@ -152,6 +158,17 @@ class Driver(Protocol):
             job: the call.
             fills: for each dependency its handle, or a :class:`Here` for a small one.
         """
+
+    def submit_unnamed(self, spec: TaskSpec, job: Job) -> tuple[int, Launched] | None:
+        """The same for a call without dependencies that the cluster may name, if that is cheaper.
+
+        Returns:
+            Its key, which the worker finds out, too, instead of ``job.task``; None: not so.
+        """
+
+    def learn(self, spec: TaskSpec, *, is_small: bool) -> None:
+        """A call that was submitted has ended well; whether what it gave was small.  Told for the
+        first, and when it was not as before."""
 
     def stream(self, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Stream:
         """The same for a generator."""
@@ -191,11 +208,19 @@ class Driver(Protocol):
             GetTimeoutError: it has not come in time.
         """
 
-    def receipt(self, handle: Handle) -> Receipt | Failure:
-        """The receipt that is there already."""
+    def collect(
+        self, handles: Sequence[Handle], count: int, timeout_s: float | None
+    ) -> Mapping[Handle, Receipt | Failure]:
+        """Block until ``count`` calls are over, or time is up; may come back sooner.
 
-    def wait(self, handles: Sequence[Handle], timeout_s: float | None) -> Sequence[Handle]:
-        """Block until one of them is done, or time is up; those that are.  Nothing is fetched."""
+        Args:
+            handles: of receipts, each once.
+            count: how many to wait for.
+            timeout_s: seconds; 0: only look at all of them; None: for ever.
+
+        Returns:
+            The receipts that are there, by handle.  No large value is fetched.
+        """
 
     def cancel(self, launched: Launched, *, force: bool, recursive: bool) -> None:
         """Ask for the end of a call."""

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
 from taskloom._interruptible import nap_s
@@ -21,6 +21,13 @@ from taskloom.backends.cluster_driver import Driver, Outcome, Place, Receipt
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+
+
+LOOK_S: Final = 0.2
+"""How late ``get`` of many may learn that one of them has failed, when the others go on."""
+_AT_ONCE: Final = 256
+"""So many are waited for in one go when all are wanted: what is done is opened while the rest
+runs."""
 
 
 class State(IntEnum):
@@ -37,13 +44,14 @@ class Record:
         outcome: of one that is here.
         refs: how many refs there are in this process.
         is_armed: the end of its call will be told.
+        is_collected: a thread waits for it at the cluster, and tells of its end.
         heard: somebody has asked for its error, or will be told of it.
         keeps: what lives as long as it: the handle of an actor, say.
     """
 
     __slots__ = (
-        "__weakref__", "heard", "is_armed", "keeps", "key", "outcome", "place", "refs", "state",
-        "unheard", "waiters",
+        "__weakref__", "heard", "is_armed", "is_collected", "keeps", "key", "outcome", "place",
+        "refs", "state", "unheard", "waiters",
     )  # fmt: skip
 
     def __init__(self, key: int, place: Place | None, unheard: deque[Failure] | None) -> None:
@@ -53,6 +61,7 @@ class Record:
         self.outcome: Outcome | None = None
         self.refs = 0
         self.is_armed = False
+        self.is_collected = False
         self.heard = False
         self.keeps: Any = None
         self.unheard = unheard
@@ -97,6 +106,12 @@ class Objects:
         self._lock = threading.Lock()
         self.by_key: WeakValueDictionary[int, Record] = WeakValueDictionary()
         self._turns: dict[AbstractEventLoop, deque[tuple[Subscription, int]]] = {}
+        self.arm: Callable[[Record], None] = lambda record: None
+        """Has the end of a record told."""
+        self.tell: Callable[[Record, Receipt | Failure], None] = lambda record, told: None
+        """Hears of the end of a record that was collected."""
+        self.let_go: Callable[[Sequence[Record]], None] = lambda records: None
+        """Hears of those for which nobody waits any more."""
 
     def new(self, key: int, place: Place | None = None) -> Record:
         """A record that is pending."""
@@ -214,46 +229,155 @@ class Objects:
         """Block until ``count`` are done, or time is up; whether they are.
 
         Args:
-            records: each once, armed.
+            records: each once.
             count: how many to wait for.
             timeout_s: seconds; None: for ever.
             all_well: end as soon as one has failed, too.
         """
-        tally = _Tally(self.by_key, count, all_well=all_well)
-        stop = self.subscribe(records, tally.on_done, None)
+        until = None if timeout_s is None else monotonic() + timeout_s
+        if all_well and _has_failure(records):
+            return True
+        pending = [record for record in records if record.state == State.PENDING]
+        missing = count - (len(records) - len(pending))
+        look = _Look()
         try:
-            if timeout_s == 0:
-                return tally.is_enough.is_set()
-            until = None if timeout_s is None else monotonic() + timeout_s
+            while missing > 0:
+                left_s = None if until is None else max(until - monotonic(), 0.0)
+                some = self._wait_for_some(pending, missing, left_s, look, all_well=all_well)
+                if all_well and _has_failure(some):
+                    return True
+                still = [record for record in some if record.state == State.PENDING]
+                missing -= len(some) - len(still)
+                pending = still + pending[len(some) :]
+                if missing > 0 and until is not None and left_s is not None and monotonic() > until:
+                    return False
+        finally:
+            if pending and self._driver.waits_at_cluster:
+                for record in pending:
+                    record.is_collected = False
+                self.let_go(pending)
+        return True
+
+    def _wait_for_some(
+        self,
+        pending: Sequence[Record],
+        count: int,
+        left_s: float | None,
+        look: _Look,
+        *,
+        all_well: bool,
+    ) -> Sequence[Record]:
+        """Block until some of those that are pending are done, or time is up.
+
+        At the cluster if they are there: it learns that somebody waits, and what is done is
+        collected in one go, without a call back for each.
+
+        Returns:
+            The first of them: those among which some may be done now.
+        """
+        if not self._driver.waits_at_cluster:
+            self._wait_here(pending, count, left_s, None, all_well=all_well)
+            return pending
+        strange = look.find_strange(pending)
+        if strange is not None or (count < len(pending) and not self._driver.waits_for_any):
+            self._wait_here(pending, count, left_s, strange, all_well=all_well)
+            return pending
+        some, at_most_s = pending, left_s
+        if not self._driver.shows_waiting:
+            at_most_s = nap_s(left_s)
+            if len(pending) > 1 and all_well:
+                at_most_s = LOOK_S if at_most_s is None else min(at_most_s, LOOK_S)
+        if len(pending) > 1 and all_well and look.is_due():
+            at_most_s = 0.0
+        if count == len(pending) and at_most_s != 0:
+            some = pending[:_AT_ONCE]
+        handles: dict[Any, None] = {}
+        for record in some:
+            assert record.place is not None
+            handles[record.place.receipt] = None
+        count = min(count, len(handles)) if len(handles) == len(some) else 1
+        told = self._driver.collect(list(handles), count, at_most_s)
+        for record in some:
+            assert record.place is not None
+            if (one := told.get(record.place.receipt)) is not None:
+                self.tell(record, one)
+        look.is_over()
+        return some
+
+    def _wait_here(
+        self,
+        pending: Sequence[Record],
+        count: int,
+        left_s: float | None,
+        strange: Record | None,
+        *,
+        all_well: bool,
+    ) -> None:
+        """The same by callbacks; until ``strange`` is done, too: the cluster may have the rest."""
+        for record in pending:
+            if not record.is_armed and record.state == State.PENDING:
+                self.arm(record)
+        tally = _Tally(self.by_key, count, all_well=all_well)
+        stop = self.subscribe(pending, tally.on_done, None)
+        try:
+            until = None if left_s is None else monotonic() + left_s
             while not tally.is_enough.is_set():
                 left_s = None if until is None else until - monotonic()
                 if left_s is not None and left_s <= 0:
-                    return False
-                if self._driver.shows_waiting:
-                    left_s = self._wait_visibly(records, left_s)
+                    return
                 tally.is_enough.wait(nap_s(left_s))
+                if strange is not None and strange.state != State.PENDING:
+                    return
         finally:
             stop()
-        return True
-
-    def _wait_visibly(self, records: Sequence[Record], left_s: float | None) -> float | None:
-        """Block until one more is done, where the cluster sees it; how long to wait here then."""
-        pending = [record for record in records if record.state == State.PENDING]
-        places = [record.place for record in pending if record.place is not None]
-        handles = {place.receipt: None for place in places if place.receipt is not None}
-        if not handles or len(places) < len(pending):
-            return left_s
-        # Not left to the callback, which may be late: a task that waits holds what others need.
-        ready = self._driver.wait(list(handles), left_s)
-        told = {handle: self._driver.receipt(handle) for handle in ready}
-        for record in pending:
-            if record.place is not None and record.place.receipt in told:
-                self.on_told(record.key, record.place.output, told[record.place.receipt])
-        return 0.0
 
     def on_told(self, key: int, output: int, told: Receipt | Failure) -> None:
         """The receipt of the call that makes an object."""
         self.settle([(key, told if isinstance(told, Failure) else told.outcomes[output])])
+
+
+def _has_failure(records: Sequence[Record]) -> bool:
+    return any(isinstance(record.outcome, Failure) for record in records)
+
+
+class _Look:
+    """What one wait has seen: where its objects are, and when it looks at all of them."""
+
+    __slots__ = ("_at", "_began", "_strange")
+
+    def __init__(self) -> None:
+        self._at = monotonic() + LOOK_S
+        self._began = 0.0
+        self._strange: list[Record] | None = None
+
+    def find_strange(self, pending: Sequence[Record]) -> Record | None:
+        """One of those that the cluster does not know of: somebody in this process settles it."""
+        if self._strange is None:
+            self._strange = [
+                record for record in pending if record.place is None or record.place.receipt is None
+            ]
+            for record in pending:
+                record.is_collected = not self._strange
+        while self._strange:
+            record = self._strange[-1]  # the last is done last, mostly
+            if record.state == State.PENDING and (
+                record.place is None or record.place.receipt is None
+            ):
+                return record
+            self._strange.pop()
+        return None
+
+    def is_due(self) -> bool:
+        """Whether to look at all, if one has failed: not all the time."""
+        now = monotonic()
+        self._began = now if now >= self._at else 0.0
+        return now >= self._at
+
+    def is_over(self) -> None:
+        if self._began:
+            now = monotonic()
+            self._at = now + max(LOOK_S, 10 * (now - self._began))
+            self._began = 0.0
 
 
 class _Tally:

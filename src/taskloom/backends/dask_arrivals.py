@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -82,13 +82,17 @@ class Arrivals:
                     self.watch(promise, callback)  # its worker is gone, and it runs again
             del first, come, told
 
+    def collect(self, promises: Sequence[Promise]) -> dict[Promise, Receipt | Failure]:
+        """The receipts of calls that are done, and their failures; not of those that run again."""
+        return self._fetch(promises) if promises else {}
+
     def receipt(self, promise: Promise) -> Receipt | Failure:
         """The receipt of a call that is done, or its failure."""
         while (told := self._fetch([promise]).get(promise)) is None:
             distributed.wait(promise.future)
         return told  # type: ignore[no-any-return]
 
-    def _fetch(self, promises: list[Promise]) -> dict[Promise, Any]:
+    def _fetch(self, promises: Sequence[Promise]) -> dict[Promise, Any]:
         """The receipts of calls that are done, and their failures."""
         told: dict[Promise, Any] = {}
         wanted: dict[str, Any] = {}
@@ -108,6 +112,8 @@ class Arrivals:
         if wanted:
             try:
                 found = self._driver.client.gather(wanted, errors="skip")
+            except KeyboardInterrupt:
+                raise  # Ctrl-C, or the end of the task that waits
             except BaseException as error:
                 failure = failure_from_dask(error)
                 found = dict.fromkeys(wanted, failure)

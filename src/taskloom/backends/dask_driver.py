@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
@@ -54,7 +54,7 @@ from taskloom.backends.dask_handles import (
 )
 from taskloom.backends.dask_program import FREE
 from taskloom.backends.dask_streams import DaskStream
-from taskloom.backends.dask_waits import lent
+from taskloom.backends.dask_waits import wait_for, wait_for_any
 from taskloom.backends.dask_worker import (
     outcome_of,
     pack_call,
@@ -99,7 +99,8 @@ class DaskDriver:
         self._context = copy_context()
         self.node_id: str = worker.address if worker is not None else f"{client.id}"
         self.worker_id: str = worker.id if worker is not None else f"{client.id}"
-        self.shows_waiting = is_worker
+        self.waits_at_cluster = True
+        self.waits_for_any = self.shows_waiting = is_worker
         self.session = facts.session_id.hex()
         self._ours = {dask_head.OURS: dask_head.plugin_name(self.session)}
         self._is_worker = is_worker
@@ -135,6 +136,13 @@ class DaskDriver:
         """One task of Dask's."""
         promise = self.send(spec, job, fills, run if _asks_for_cpu(spec) else run_free)
         return Launched(promise, [Output(promise, index) for index in range(spec.num_returns)])
+
+    def submit_unnamed(self, spec: TaskSpec, job: Job) -> tuple[int, Launched] | None:
+        """Never: Dask is told the name."""
+        return None
+
+    def learn(self, spec: TaskSpec, *, is_small: bool) -> None:
+        """Nothing follows from it: an answer is one value of Dask's in any case."""
 
     def send(
         self,
@@ -291,20 +299,17 @@ class DaskDriver:
         """A receipt that is there."""
         return self._arrivals.receipt(handle)
 
-    def wait(self, handles: Sequence[Handle], timeout_s: float | None) -> Sequence[Handle]:
+    def collect(
+        self, handles: Sequence[Handle], count: int, timeout_s: float | None
+    ) -> Mapping[Handle, Receipt | Failure]:
         """Wait as Dask's own programs do: a task lends its thread meanwhile."""
-        done = [handle for handle in handles if handle.is_done]
-        if done or timeout_s == 0:
-            return done
-        futures = [handle.future for handle in handles]
-        with lent():
-            try:
-                distributed.wait(futures, timeout=timeout_s, return_when="FIRST_COMPLETED")
-            except (TimeoutError, distributed.TimeoutError):
-                pass
-            except distributed.client.FuturesCancelledError:
-                pass  # done, too
-        return [handle for handle in handles if handle.is_done]
+        pending = [handle for handle in handles if not handle.is_done]
+        if pending and timeout_s != 0 and len(handles) - len(pending) < count:
+            if self.shows_waiting:
+                wait_for_any(pending, timeout_s)
+            else:  # to wait for each costs as much as to send it: the others will be done, too
+                wait_for(pending[-1], timeout_s)
+        return self._arrivals.collect([handle for handle in handles if handle.is_done])
 
     def cancel(self, launched: Launched, *, force: bool, recursive: bool) -> None:
         """Ask for the end of a task."""

@@ -174,9 +174,12 @@ class Promise:
             return
         self.told = told
         # Dask runs a call again whose value is gone with its worker, as long as there is a
-        # future of it: not for what is here already.
-        if not self.has_left:
+        # future of it: not for what is here already.  Said at once, not when the last one who has
+        # the future lets it go: what is submitted next may be what ends the worker.
+        future = self.future
+        if not self.has_left and future is not None:
             self.future = None
+            future.release()
 
 
 class Output:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import time
 
+import distributed
 from distributed import threadpoolexecutor as pool
 from distributed.worker import thread_state
 from distributed.worker_state_machine import SecedeEvent
+
+from taskloom.backends.dask_handles import Promise
 
 
 @contextmanager
@@ -40,3 +43,28 @@ def lent() -> Iterator[None]:
     finally:
         if has_pool:
             pool.rejoin()
+
+
+def wait_for(promise: Promise, timeout_s: float | None) -> None:
+    """Block until a call is over, or time is up."""
+    future = promise.future
+    if future is None:
+        return  # it is over
+    try:
+        future.exception(timeout_s)  # the one question that waits and does not fetch the value
+    except (TimeoutError, distributed.TimeoutError):
+        pass
+
+
+def wait_for_any(promises: Sequence[Promise], timeout_s: float | None) -> None:
+    """Block until one of some calls is over, or time is up."""
+    futures = [future for promise in promises if (future := promise.future) is not None]
+    if len(futures) < len(promises):
+        return  # one is over
+    with lent():
+        try:
+            distributed.wait(futures, timeout=timeout_s, return_when="FIRST_COMPLETED")
+        except (TimeoutError, distributed.TimeoutError):
+            pass
+        except distributed.client.FuturesCancelledError:
+            pass  # done, too

@@ -21,7 +21,8 @@ from taskloom._spec import TaskSpec
 from taskloom.backends.base import FoundActor
 from taskloom.backends.cluster_driver import ActorHome, Job
 from taskloom.backends.ray_hosts import host_class
-from taskloom.backends.ray_options import actor_options, pack_job
+from taskloom.backends.ray_options import actor_options
+from taskloom.backends.ray_wire import pack_call, pack_job
 
 if TYPE_CHECKING:
     from taskloom.backends.ray_driver import RayDriver
@@ -71,7 +72,9 @@ class RayActors:
 
     def call(self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Any:
         """Queue a call."""
-        return self._send(actor.handle.call, actor, spec, job, fills, spec.num_returns + 1)
+        is_small = self._driver.is_small(spec)
+        count = 1 if is_small else spec.num_returns + 1
+        return self._send(actor.handle.call, actor, spec, job, fills, count, wants_one=is_small)
 
     def stream(self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Any:
         """Queue a call of a generator method."""
@@ -87,6 +90,8 @@ class RayActors:
         fills: Sequence[Any],
         num_returns: int | str,
         extra: dict[str, Any] | None = None,
+        *,
+        wants_one: bool = False,
     ) -> Any:
         options: dict[str, Any] = {
             "num_returns": num_returns,
@@ -96,7 +101,8 @@ class RayActors:
         }
         if spec.group and not hasattr(actor.handle, "counts_groups_itself"):
             options["concurrency_group"] = spec.group
-        return method.options(**options).remote(self._driver.packed(spec), pack_job(job), *fills)
+        packed = pack_call(self._driver.packed(spec), job, wants_one=wants_one)
+        return method.options(**options).remote(packed, *fills)
 
     # -- finding ------------------------------------------------------------------------------
 

@@ -1,16 +1,21 @@
 """The driver of ``cluster_driver`` for Ray: our calls as Ray's tasks.
 
-Each call is one Ray task with one more return value than ours has: the receipt, which is small and
-stays with the one who has made the call.  The other return values are the outputs; they lie where
-they were made, and dependents name them as top-level arguments, so that Ray itself resolves them,
-places the dependents near them and makes lost ones again.
+Each call is one Ray task.  Its return values are the outputs: they lie where they were made, and
+dependents name them as top-level arguments, so that Ray itself resolves them, places the dependents
+near them and makes lost ones again.
+
+Before the outputs stands the receipt, which is small and stays with the one who has made the call.
+But one object costs less than two: a call of a function that is known to give one small value
+answers with value and receipt in one.  Until the first answer of a function is there, and for good
+when one of its values was large, a receipt goes by itself: whoever learns that such a call is over
+does not want all its values on his machine.
 """
 
 from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -32,11 +37,27 @@ from taskloom.backends.cluster_driver import (
     SessionFacts,
     Stream,
 )
+from taskloom.backends.cluster_objects import LOOK_S
 from taskloom.backends.ray_actors import RayActors
 from taskloom.backends.ray_errors import failure_from_ray
-from taskloom.backends.ray_options import PackedJob, options_of, pack_job, pack_spec
+from taskloom.backends.ray_options import options_of, pack_spec
 from taskloom.backends.ray_streams import RayStream, refuse_through_client
-from taskloom.backends.ray_worker import LoopHost, make_batch, make_generator, make_task
+from taskloom.backends.ray_wire import (
+    PackedJob,
+    is_bare,
+    named_by,
+    outcome_in,
+    pack_for_one,
+    pack_job,
+    receipt_in,
+)
+from taskloom.backends.ray_worker import (
+    LoopHost,
+    make_bare_task,
+    make_batch,
+    make_generator,
+    make_task,
+)
 from taskloom.exceptions import GetTimeoutError
 
 _SPACE: Final = b"taskloom"
@@ -62,13 +83,20 @@ class RayDriver:
         context = ray.get_runtime_context()
         self.node_id: str = context.get_node_id()
         self.worker_id: str = context.get_worker_id()
+        # Through the client each look is a message to the cluster.
+        self.waits_at_cluster = self.waits_for_any = not ray.util.client.ray.is_connected()
         self.shows_waiting = is_worker
         self._packed_facts = pickle.dumps(facts, 5)
         self._session = facts.session_id.hex()
         self._end = end
         self._is_worker = is_worker
         self._tasks: dict[int, Any] = {}
-        self._exported: dict[bytes, Any] = {}
+        self._small: dict[int, Any] = {}
+        """The same for calls that answer with one object."""
+        self._bare: dict[int, Any] = {}
+        """The same for those of them that go without arguments."""
+        self._large: set[int] = set()
+        self._exported: dict[tuple[bytes, bool], Any] = {}
         self._packed: dict[int, bytes] = {}
         self._lock = threading.Lock()
         self._loop_host: Any = None
@@ -93,27 +121,55 @@ class RayDriver:
         return found
 
     def submit(self, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Launched:
-        """One Ray task; its first return value is the receipt."""
+        """One Ray task; see the top of the module."""
+        small = self._small.get(spec.number)
+        if small is not None and (packed := pack_for_one(job)) is not None:
+            ref = small.remote(packed, *fills)
+            return Launched(ref, (ref,))
         if spec.is_coroutine and not spec.request:
             run = self._host().run.options(
                 num_returns=spec.num_returns + 1,
                 max_task_retries=spec.max_retries,
                 name=spec.name,
             )
-            return launched(run.remote(*self._facts_of_call(spec, job), *fills))
+            return launched(run.remote(*self._facts_of_call(spec, job), *fills), spec)
         task = self._tasks.get(spec.number) or self._make(spec, make_task)
         if job.attempts and spec.max_retries > 0:
             task = task.options(max_retries=max(spec.max_retries - job.attempts, 0))
-        return launched(task.remote(pack_job(job), *fills))
+        return launched(task.remote(pack_job(job), *fills), spec)
 
-    def _make(self, spec: TaskSpec, make: Callable[[bytes, bytes, str], Any]) -> Any:
+    def submit_unnamed(self, spec: TaskSpec, job: Job) -> tuple[int, Launched] | None:
+        """One Ray task without arguments: they cost as much as all that we do for a call."""
+        if self._small.get(spec.number) is None or not self.waits_at_cluster or not is_bare(job):
+            return None
+        task = self._bare.get(spec.number) or self._make(spec, make_bare_task, bare=True)
+        ref = task.remote()
+        return named_by(ref.binary()), Launched(ref, (ref,))
+
+    def learn(self, spec: TaskSpec, *, is_small: bool) -> None:
+        """Whether the values of a function are small."""
+        number = spec.number
+        if not is_small:
+            self._large.add(number)
+            self._small.pop(number, None)
+        elif number not in self._large and spec.num_returns == 1 and spec.stream is None:
+            task = self._tasks.get(number)
+            self._small[number] = None if task is None else task.options(num_returns=1)
+
+    def is_small(self, spec: TaskSpec) -> bool:
+        """Whether calls answer with one object."""
+        return spec.number in self._small
+
+    def _make(
+        self, spec: TaskSpec, make: Callable[[bytes, bytes, str], Any], *, bare: bool = False
+    ) -> Any:
         """The remote function of Ray's for a spec: one for all equal ones."""
         packed = self.packed(spec)
         with self._lock:
-            task = self._exported.get(packed)
+            task = self._exported.get((packed, bare))
             if task is None:
                 function = make(self._packed_facts, packed, spec.function.name)
-                streams: dict[str, Any] = {"num_returns": spec.num_returns + 1}
+                streams: dict[str, Any] = {"num_returns": 1 if bare else spec.num_returns + 1}
                 if spec.stream is not None:
                     streams = {"num_returns": "streaming"}
                     if spec.stream:
@@ -125,8 +181,8 @@ class RayDriver:
                     **options_of(spec.request),
                     **streams,
                 )(function)
-                self._exported[packed] = task
-            self._tasks[spec.number] = task
+                self._exported[packed, bare] = task
+            (self._bare if bare else self._tasks)[spec.number] = task
         return task
 
     def _host(self) -> Any:
@@ -183,22 +239,44 @@ class RayDriver:
             raise GetTimeoutError(f"the value did not come within {timeout_s} s") from None
         except ray.exceptions.RayError as error:
             return failure_from_ray(error)
-        return outcome
+        return outcome_in(outcome)  # type: ignore[no-any-return]
 
-    def receipt(self, handle: Handle) -> Receipt | Failure:
-        """A receipt that is there."""
+    def collect(
+        self, handles: Sequence[Handle], count: int, timeout_s: float | None
+    ) -> Mapping[Handle, Receipt | Failure]:
+        """Wait as Ray's own programs do: a task lends its CPUs meanwhile."""
+        if count < len(handles):
+            ready, _ = ray.wait(
+                list(handles), num_returns=count, timeout=timeout_s, fetch_local=False
+            )
+            return self._receipts(ready)
+        if self.shows_waiting and len(handles) > 1:
+            # One of them may have failed, and nobody but us looks.
+            timeout_s = LOOK_S if timeout_s is None else min(timeout_s, LOOK_S)
+        if timeout_s != 0:
+            try:
+                values = ray.get(list(handles), timeout=timeout_s)
+            except (ray.exceptions.GetTimeoutError, ray.exceptions.RayError):
+                pass
+            else:
+                return dict(zip(handles, map(_opened, values), strict=True))
+        ready, _ = ray.wait(list(handles), num_returns=len(handles), timeout=0, fetch_local=False)
+        return self._receipts(ready)
+
+    def _receipts(self, ready: list[Handle]) -> dict[Handle, Receipt | Failure]:
+        """The receipts that are there."""
+        if not ready:
+            return {}
+        try:
+            return dict(zip(ready, map(_opened, ray.get(ready)), strict=True))
+        except ray.exceptions.RayError:  # of one of them
+            return {handle: self._receipt(handle) for handle in ready}
+
+    def _receipt(self, handle: Handle) -> Receipt | Failure:
         try:
             return _opened(ray.get(handle))  # type: ignore[no-any-return]
         except ray.exceptions.RayError as error:
             return failure_from_ray(error)
-
-    def wait(self, handles: Sequence[Handle], timeout_s: float | None) -> Sequence[Handle]:
-        """Wait as Ray's own programs do: a task lends its CPUs meanwhile."""
-        waited = list(handles)
-        ready, _ = ray.wait(waited, num_returns=1, timeout=timeout_s, fetch_local=False)
-        if ready and len(waited) > 1:  # the others that are done, too
-            ready, _ = ray.wait(waited, num_returns=len(waited), timeout=0, fetch_local=False)
-        return ready  # type: ignore[no-any-return]
 
     def cancel(self, launched: Launched, *, force: bool, recursive: bool) -> None:
         """Ask Ray to end a task."""
@@ -222,7 +300,7 @@ class RayDriver:
         self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]
     ) -> Launched:
         """A call of an actor of Ray's."""
-        return launched(self.actors.call(actor, spec, job, fills))
+        return launched(self.actors.call(actor, spec, job, fills), spec)
 
     def stream_actor(
         self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]
@@ -311,12 +389,16 @@ def _opened(value: Any) -> Any:
         return failure_from_ray(value)
     if value is None:  # what a generator of Ray's gives at its end
         return Receipt((pack_plain(None),))
+    if (receipt := receipt_in(value)) is not None:
+        return receipt
     if type(value) is not bytes:
         return value
     told = pickle.loads(value)
     return Receipt(*told) if type(told) is tuple else told
 
 
-def launched(refs: Any) -> Launched:
+def launched(refs: Any, spec: TaskSpec) -> Launched:
     """What Ray gives for a call: one ref, or a list of them."""
-    return Launched(refs[0], refs[1:]) if isinstance(refs, list) else Launched(refs, ())
+    if isinstance(refs, list):
+        return Launched(refs[0], refs[1:])
+    return Launched(refs, (refs,) if spec.num_returns else ())

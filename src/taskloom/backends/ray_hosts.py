@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, NoReturn
 
 import ray
@@ -11,13 +11,14 @@ import ray
 from taskloom._spec import TaskSpec
 from taskloom._wire.remote_errors import Failure
 from taskloom.backends import cluster_context
+from taskloom.backends.cluster import ClusterBackend
 from taskloom.backends.cluster_async import AsyncRunner
-from taskloom.backends.cluster_driver import Outcome
+from taskloom.backends.cluster_driver import Job, Outcome
 from taskloom.backends.cluster_host import Hosted
 from taskloom.backends.cluster_replay import StreamRunner
 from taskloom.backends.cluster_run import EXITS, Runner, receipt_of
-from taskloom.backends.ray_options import PackedJob
-from taskloom.backends.ray_worker import answer, enter
+from taskloom.backends.ray_wire import PackedCall, PackedJob, answer, outcome_in, unpack_call
+from taskloom.backends.ray_worker import counted, enter, join, spec_of
 
 
 class ConstructorFailed(Exception):
@@ -35,19 +36,25 @@ class _Base:
         with warnings.catch_warnings():  # Ray's own use of what it has deprecated
             warnings.simplefilter("ignore")
             restarted = ray.get_runtime_context().was_current_actor_reconstructed
-        self._hosted = Hosted(home, spec, one, fills, restarted=restarted)
+        filled = list(map(outcome_in, fills))
+        self._hosted = Hosted(home, spec, one, filled, restarted=restarted)
 
     def _construct(self) -> None:
         failure = self._hosted.construct()
         if failure is not None:
             raise ConstructorFailed(_text_of(failure)) from None
 
+    def _entered(self, packed: PackedCall) -> tuple[ClusterBackend, TaskSpec, Job, bool]:
+        """The session, the spec and the call; whether it is answered with one object."""
+        packed_spec, wants_one, job = unpack_call(packed)
+        return join(self._packed_facts), spec_of(packed_spec), counted(job), wants_one
+
     def _runner(
-        self, kind: Any, packed_spec: bytes, job: PackedJob, fills: Any
-    ) -> tuple[Any, TaskSpec]:
-        home, spec, one = enter(self._packed_facts, packed_spec, job)
+        self, kind: Any, home: ClusterBackend, spec: TaskSpec, job: Job, fills: Sequence[Any]
+    ) -> Any:
         hosted = self._hosted
-        return kind(home, spec, one, fills, hosted.method(spec), hosted.here), spec
+        filled = list(map(outcome_in, fills))
+        return kind(home, spec, job, filled, hosted.method(spec), hosted.here)
 
     def __ray_shutdown__(self) -> None:
         self._hosted.leave()
@@ -78,18 +85,20 @@ class Host(_Base):
         self._host(packed_facts, packed_spec, job, fills)
         self._construct()
 
-    def call(self, packed_spec: bytes, job: PackedJob, *fills: Any) -> Any:
+    def call(self, packed: PackedCall, *fills: Any) -> Any:
         """One call."""
-        runner, _ = self._runner(Runner, packed_spec, job, fills)
+        home, spec, job, wants_one = self._entered(packed)
+        runner = self._runner(Runner, home, spec, job, fills)
         try:
             outcomes = runner.run()
         except EXITS:
             _exit()
-        return answer((receipt_of(outcomes, runner.seconds), outcomes))
+        return answer((receipt_of(outcomes, runner.seconds), outcomes), in_one=wants_one)
 
-    def stream(self, packed_spec: bytes, job: PackedJob, *fills: Any) -> Iterator[Outcome]:
+    def stream(self, packed: PackedCall, *fills: Any) -> Iterator[Outcome]:
         """One call of a generator method."""
-        runner, _ = self._runner(StreamRunner, packed_spec, job, fills)
+        home, spec, job, _ = self._entered(packed)
+        runner = self._runner(StreamRunner, home, spec, job, fills)
         try:
             yield from runner.items()
         except EXITS:
@@ -108,27 +117,26 @@ class AsyncHost(_Base):
         self._host(packed_facts, packed_spec, job, fills)
         self._construct()
 
-    async def call(self, packed_spec: bytes, job: PackedJob, *fills: Any) -> Any:
+    async def call(self, packed: PackedCall, *fills: Any) -> Any:
         """One call."""
         hosted = self._hosted
-        _, spec, _one = enter(self._packed_facts, packed_spec, job)
+        home, spec, job, wants_one = self._entered(packed)
         async with hosted.turn(spec):
             try:
                 if hosted.is_coroutine(spec):
-                    runner, _ = self._runner(AsyncRunner, packed_spec, job, fills)
+                    runner = self._runner(AsyncRunner, home, spec, job, fills)
                     outcomes = await runner.run_async()
                 else:
-                    runner, _ = self._runner(Runner, packed_spec, job, fills)
+                    runner = self._runner(Runner, home, spec, job, fills)
                     outcomes = await hosted.in_thread(runner.run)
             except EXITS:
                 _exit()
-        return answer((receipt_of(outcomes, runner.seconds), outcomes))
+        return answer((receipt_of(outcomes, runner.seconds), outcomes), in_one=wants_one)
 
-    async def stream(
-        self, packed_spec: bytes, job: PackedJob, *fills: Any
-    ) -> AsyncIterator[Outcome]:
+    async def stream(self, packed: PackedCall, *fills: Any) -> AsyncIterator[Outcome]:
         """One call of a generator method."""
-        runner, spec = self._runner(StreamRunner, packed_spec, job, fills)
+        home, spec, job, _ = self._entered(packed)
+        runner = self._runner(StreamRunner, home, spec, job, fills)
         async with self._hosted.turn(spec):
             try:
                 if self._hosted.is_coroutine(spec):

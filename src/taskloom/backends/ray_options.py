@@ -9,10 +9,6 @@ from typing import Any
 
 from taskloom._options import from_units
 from taskloom._spec import ActorSpec, TaskSpec
-from taskloom.backends.cluster_driver import Job
-
-PackedJob = bytes | Job
-"""A call as it travels: see :func:`pack_job`."""
 
 
 def pack_spec(spec: TaskSpec) -> bytes:
@@ -21,22 +17,6 @@ def pack_spec(spec: TaskSpec) -> bytes:
     if not isinstance(retried, bool):
         retried = spec.retry_blob
     return pickle.dumps(dataclasses.replace(spec, retry_exceptions=retried, number=0), 5)
-
-
-def pack_job(job: Job) -> PackedJob:
-    """A call as it travels.
-
-    Fast path: one without handles, which only Ray can pickle, is pickled here, in a tenth of the
-    time that Ray's pickler in Python takes for it.  Plain twin: the job itself.
-    """
-    if job.places or type(job.payload) is not bytes:
-        return job
-    return pickle.dumps(tuple(job), 5)
-
-
-def unpack_job(packed: PackedJob) -> Job:
-    """The call of :func:`pack_job`."""
-    return Job(*pickle.loads(packed)) if isinstance(packed, bytes) else packed
 
 
 def options_of(request: Sequence[tuple[str, int]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from typing import Any, Final
 
 import ray
@@ -16,12 +17,12 @@ from taskloom._spec import TaskSpec
 from taskloom.backends.cluster import ClusterBackend
 from taskloom.backends.cluster_async import AsyncRunner
 from taskloom.backends.cluster_batch_run import is_plain, run_many
-from taskloom.backends.cluster_driver import Job, Outcome, Receipt
+from taskloom.backends.cluster_driver import Job, Outcome
 from taskloom.backends.cluster_limits import notice_interrupts
 from taskloom.backends.cluster_replay import StreamRunner
 from taskloom.backends.cluster_run import receipt_of, run_call
 from taskloom.backends.cluster_worker import home_of, learn
-from taskloom.backends.ray_options import PackedJob, unpack_job
+from taskloom.backends.ray_wire import PackedJob, answer, bare_job, outcome_in, unpack_job
 
 _facts: dict[bytes, Any] = {}
 _specs: dict[bytes, TaskSpec] = {}
@@ -32,14 +33,21 @@ def enter(
     packed_facts: bytes, packed_spec: bytes, packed_job: PackedJob
 ) -> tuple[ClusterBackend, TaskSpec, Job]:
     """The session and the spec of a call, in the worker that runs it."""
-    home = join(packed_facts)
-    job = unpack_job(packed_job)
+    return join(packed_facts), spec_of(packed_spec), counted(unpack_job(packed_job)[0])
+
+
+def counted(job: Job) -> Job:
+    """A call that has come, with the attempts that it has lost on the way."""
     if job.registered:
         learn(job.registered)
-    lost = ray.get_runtime_context().worker.core_worker.get_current_task_attempt_number()
-    if lost:
-        job = job._replace(attempts=job.attempts + lost)
-    return home, spec_of(packed_spec), job
+    lost = _core().get_current_task_attempt_number()
+    return job._replace(attempts=job.attempts + lost) if lost else job
+
+
+@cache
+def _core() -> Any:
+    """Ray's part of this process."""
+    return ray.get_runtime_context().worker.core_worker
 
 
 def join(packed_facts: bytes) -> ClusterBackend:
@@ -60,22 +68,28 @@ def spec_of(packed_spec: bytes) -> TaskSpec:
     return spec
 
 
-def answer(told: tuple[Receipt, list[Outcome]]) -> Any:
-    """A receipt and the outcomes as the return values of a task of Ray's."""
-    receipt, outcomes = told
-    told_first: bytes | Receipt = receipt
-    if all(type(outcome) is bytes or outcome is None for outcome in receipt.outcomes):
-        told_first = pickle.dumps(tuple(receipt), 5)  # as for ``pack_job``
-    return (told_first, *outcomes) if outcomes else told_first
-
-
 def make_task(packed_facts: bytes, packed_spec: bytes, name: str) -> Callable[..., Any]:
     """The function that Ray runs for a function of the user's."""
 
-    def run(job: PackedJob, *fills: Any) -> Any:
-        home, spec, one = enter(packed_facts, packed_spec, job)
+    def run(packed_job: PackedJob, *fills: Any) -> Any:
+        home, spec = join(packed_facts), spec_of(packed_spec)
+        job, wants_one = unpack_job(packed_job)
         notice_interrupts()
-        return answer(run_call(home, spec, one, fills))
+        told = run_call(home, spec, counted(job), list(map(outcome_in, fills)))
+        return answer(told, in_one=wants_one)
+
+    run.__name__ = run.__qualname__ = name
+    return run
+
+
+def make_bare_task(packed_facts: bytes, packed_spec: bytes, name: str) -> Callable[..., Any]:
+    """The same for calls without arguments; Ray is fastest with functions that can have none."""
+
+    def run() -> Any:
+        home, spec = join(packed_facts), spec_of(packed_spec)
+        job = bare_job(_core().get_current_task_id().binary())
+        notice_interrupts()
+        return answer(run_call(home, spec, counted(job), ()), in_one=True)
 
     run.__name__ = run.__qualname__ = name
     return run
@@ -87,7 +101,7 @@ def make_generator(packed_facts: bytes, packed_spec: bytes, name: str) -> Callab
     def run(job: PackedJob, *fills: Any) -> Iterator[Outcome]:
         home, spec, one = enter(packed_facts, packed_spec, job)
         notice_interrupts()
-        yield from StreamRunner(home, spec, one, fills).items()
+        yield from StreamRunner(home, spec, one, list(map(outcome_in, fills))).items()
 
     run.__name__ = run.__qualname__ = name
     return run
@@ -114,7 +128,7 @@ class LoopHost:
     ) -> Any:
         """One call."""
         home, spec, one = enter(packed_facts, packed_spec, job)
-        runner = AsyncRunner(home, spec, one, fills)
+        runner = AsyncRunner(home, spec, one, list(map(outcome_in, fills)))
         outcomes = await runner.run_async()
         return answer((receipt_of(outcomes, runner.seconds), outcomes))
 
@@ -123,5 +137,6 @@ class LoopHost:
     ) -> AsyncIterator[Outcome]:
         """One call of an async generator function."""
         home, spec, one = enter(packed_facts, packed_spec, job)
-        async for outcome in StreamRunner(home, spec, one, fills).items_async():
+        runner = StreamRunner(home, spec, one, list(map(outcome_in, fills)))
+        async for outcome in runner.items_async():
             yield outcome
