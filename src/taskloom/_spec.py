@@ -114,6 +114,18 @@ class TaskSpec:
     """Of a generator whose items are streamed: how many may wait to be taken; 0: any number."""
     number: int = field(default_factory=itertools.count(1).__next__)
     """Names the spec on the wire; unique in the process that made it."""
+    is_plain: bool = field(init=False, repr=False)
+    """A call of it may do without a node (``_core.node.PlainCall``)."""
+
+    def __post_init__(self) -> None:
+        is_plain = (
+            self.num_returns == 1
+            and self.pace is None
+            and self.stream is None
+            and self.actor is None
+            and not self.function.is_coroutine
+        )
+        object.__setattr__(self, "is_plain", is_plain)
 
     @property
     def is_coroutine(self) -> bool:

@@ -16,7 +16,7 @@ from taskloom._core import invariants
 from taskloom._core.actor_invariants import held_objects
 from taskloom._core.actor_record import ActorRecord
 from taskloom._core.alarms import Alarm
-from taskloom._core.node import Node, ObjectRecord, WorkerKind, WorkerRecord
+from taskloom._core.node import Node, ObjectRecord, PlainCall, WorkerKind, WorkerRecord
 from taskloom._core.reactor import Reactor
 from taskloom._core.resources import Ledger
 from taskloom._core.scopes import Scope
@@ -84,6 +84,13 @@ class RecordingOutbox:
         self.verbs.append(("resolve", record))
         for waiter in waiters or ():
             waiter.on_done(record)
+
+    def run_calls(self, worker: WorkerRecord, first: int, calls: Sequence[PlainCall]) -> None:
+        self.verbs.append(("run_calls", worker, first, list(calls)))
+
+    def resolve_all(self, records: Sequence[ObjectRecord]) -> None:
+        for record in records:
+            self.resolve(record)
 
     def start_workers(self, kind: WorkerKind, count: int) -> None:
         self.verbs.append(("start_workers", kind, count))
@@ -222,23 +229,10 @@ class Core:
     ) -> Node:
         """One call; of the driver, or of a task that runs on the worker ``by``."""
         key = key or self._mint.next_task()
-        options = (
+        spec = self._spec(
             function, coroutine, num_returns, cpus, tuple((needs or {}).items()), retries, priority,
             pace, stream,
         )  # fmt: skip
-        spec = self._specs.get(options)
-        if spec is None:
-            spec = self._specs[options] = TaskSpec(
-                function=self._function(function, coroutine),
-                name=function,
-                num_returns=num_returns,
-                request=request_of(cpus, needs),
-                max_retries=retries,
-                retry_exceptions=False,
-                priority=priority,
-                pace=pace,
-                stream=stream,
-            )
         outputs = tuple(ObjectRecord(key + 1 + index) for index in range(num_returns))
         # As the API does it: a ref that is given many times is one dependency.
         records = tuple(dict.fromkeys(record_of(dep) for dep in deps))
@@ -258,6 +252,41 @@ class Core:
         self.enter(node)
         self.check()
         return node
+
+    def _spec(self, *options: Any) -> TaskSpec:
+        spec = self._specs.get(options)
+        if spec is None:
+            function, coroutine, num_returns, cpus, needs, retries, priority, pace, stream = options
+            spec = self._specs[options] = TaskSpec(
+                function=self._function(function, coroutine),
+                name=function,
+                num_returns=num_returns,
+                request=request_of(cpus, dict(needs)),
+                max_retries=retries,
+                retry_exceptions=False,
+                priority=priority,
+                pace=pace,
+                stream=stream,
+            )
+        return spec
+
+    def call(self, *, cpus: float = 1, function: str = "f", retries: int = 0) -> PlainCall:
+        """One call of the driver that is not a node."""
+        (call,) = self.call_many(1, cpus=cpus, function=function, retries=retries)
+        return call
+
+    def call_many(
+        self, count: int, *, cpus: float = 1, function: str = "f", retries: int = 0
+    ) -> list[PlainCall]:
+        """The same for several, which come together.  Nothing is checked: that unfolds them."""
+        spec = self._spec(function, False, 1, cpus, (), retries, 0, None, None)
+        calls = []
+        for _ in range(count):
+            record = ObjectRecord(self._mint.next_task() + 1)
+            self.refs[record] += 1
+            calls.append(PlainCall(record, spec, b"args"))
+        self.loom.calls.on_submit(calls)
+        return calls
 
     # -- streams ------------------------------------------------------------------------------
 

@@ -141,7 +141,7 @@ def forgets_to_release_a_lease(patch: pytest.MonkeyPatch) -> None:
             self.scheduler.lease_ended(worker)
             worker.lease = None
 
-    patch.setattr(Reactor, "_end_lease", end_lease)
+    patch.setattr(Reactor, "end_lease", end_lease)
 
 
 def drops_a_dependent(patch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ def gives_the_guilty_another_attempt(patch: pytest.MonkeyPatch) -> None:
 
 
 def forgets_what_the_dead_had_borrowed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Reactor, "_release_borrowed", lambda self, worker: None)
+    patch.setattr(Reactor, "release_borrowed", lambda self, worker: None)
 
 
 def never_takes_lent_cpus_back(patch: pytest.MonkeyPatch) -> None:

@@ -124,10 +124,16 @@ class Desk:
         for waiter in waiters or ():
             waiter.on_done(record)
 
+    def resolve_all(self, records: list[ObjectRecord]) -> None:
+        for record in records:
+            self.resolve(record)
+
     def cancelled(self, _node: Node) -> Failure:
         return system_failure(TaskCancelledError())
 
     def run(self, *_: object) -> None: ...
+
+    def run_calls(self, *_: object) -> None: ...
     def start_workers(self, *_: object) -> None: ...
     def take_back(self, *_: object) -> None: ...
     def warn(self, *_: object) -> None: ...

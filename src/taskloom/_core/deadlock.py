@@ -52,8 +52,9 @@ class Wait:
 
 def makers(loom: Reactor, record: ObjectRecord) -> list[Node]:
     """The calls on which an object depends that is not done: one, or all of a group."""
-    if record.producer is not None:
-        return [record.producer]
+    node = loom.graph.node_of(record)
+    if node is not None:
+        return [node]
     scope = loom.scopes.open.get(record.key - 1)  # its end is the first object of its key
     if scope is None or scope.end is not record or not scope.closed:
         return []

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from taskloom._core.node import Error, Node, ObjectRecord
-from taskloom._core.states import FINISHED, LEGAL, READY, TERMINAL, NodeState
+from taskloom._core.node import Error, Node, ObjectRecord, PlainCall, WorkerRecord
+from taskloom._core.states import ASSIGNED, FINISHED, LEGAL, READY, TERMINAL, NodeState
 from taskloom.exceptions import InternalError
 
 if TYPE_CHECKING:
@@ -26,19 +26,92 @@ class Graph:
     def __init__(
         self,
         resolve: Callable[[ObjectRecord], None],
+        resolve_all: Callable[[Sequence[ObjectRecord]], None],
         report_unseen: Callable[[ObjectRecord, str], None],
     ) -> None:
         self.objects: dict[int, ObjectRecord] = {}
-        self.nodes: dict[int, Node] = {}
+        self._nodes: dict[int, Node] = {}
+        self._plain = 0  # how many calls are not nodes
         self.observer: Observer | None = None
         self.unwanted: list[ObjectRecord] = []  # awaited once, given up, and wanted by nobody now
         self._resolve = resolve
+        self._resolve_all = resolve_all
         self._report_unseen = report_unseen
         self._orders = 0
         self.stirred: set[ActorRecord] = set()  # actors in whose lines something has changed
         self.forgotten: list[ActorRecord] = []  # actors that nobody has a handle of any more
 
     # -- nodes --------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> dict[int, Node]:
+        """All calls that have not ended, by their keys."""
+        if self._plain:
+            for record in list(self.objects.values()):
+                self.node_of(record)
+        return self._nodes
+
+    def count_pending(self) -> int:
+        """How many calls have not ended."""
+        return len(self._nodes) + self._plain
+
+    def node_of(self, record: ObjectRecord) -> Node | None:
+        """The call that makes an object; None when it is done, or no call makes it."""
+        producer = record.producer
+        if type(producer) is not PlainCall:
+            return cast("Node | None", producer)
+        if producer.worker is not None:
+            producer.worker.unfold()
+        else:
+            self._unfold(producer)
+        return cast("Node", record.producer)
+
+    def unfold_on(self, worker: WorkerRecord, call: PlainCall) -> Node:
+        """Make a node of a call that a worker has; its ``seq`` is missing."""
+        node = self._unfold(call)
+        node.worker = worker
+        node.attempt = 1
+        self.move(node, ASSIGNED, "placed")
+        return node
+
+    def _unfold(self, call: PlainCall) -> Node:
+        node = node_from(call)
+        node.order, node.passed_over = call.order, call.passed_over
+        call.record.producer = self._nodes[node.key] = node
+        self._plain -= 1
+        self.move(node, READY, "no dependencies")
+        return node
+
+    def add_calls(self, calls: Sequence[PlainCall]) -> None:
+        """Enter calls and their outputs."""
+        objects = self.objects
+        for order, call in enumerate(calls, self._orders + 1):
+            call.graph = self
+            call.order = order
+            call.passed_over = 0
+            record = call.record
+            objects[record.key] = record
+        self._orders += len(calls)
+        self._plain += len(calls)
+
+    def finish_calls(self, done: Sequence[tuple[PlainCall, bytes]]) -> list[Node]:
+        """Calls have their values; the dependents that are READY now."""
+        self._plain -= len(done)
+        ready: list[Node] = []
+        records: list[ObjectRecord] = []
+        for call, outcome in done:
+            record = call.record
+            record.producer = None
+            if record.dependents:
+                self._finish_one(record, outcome, None, ready)
+            else:
+                record.outcome = outcome
+                records.append(record)
+        self._resolve_all(records)
+        for record in records:
+            if record.holds == 0:
+                self._forget(record)
+        return ready
 
     def move(self, node: Node, new: NodeState, why: str) -> None:
         """The only line in the project that changes a node's state."""
@@ -54,7 +127,7 @@ class Graph:
 
         Returns the error of a dependency that has failed already: the node must fail, too.
         """
-        self.nodes[node.key] = node
+        self._nodes[node.key] = node
         self._orders += 1
         node.order = self._orders
         for record in node.outputs:
@@ -174,7 +247,7 @@ class Graph:
 
     def _leave(self, node: Node) -> None:
         """The node has ended: what it held goes."""
-        self.nodes.pop(node.key, None)
+        self._nodes.pop(node.key, None)
         parent = node.parent
         if parent is not None and parent.children is not None:
             parent.children.pop(node.key, None)
@@ -223,6 +296,9 @@ class Graph:
 
     def _forget(self, record: ObjectRecord) -> None:
         """Nobody can reach the object any more, nor what only it contained."""
+        if not record.contains and not record.failed and type(record) is ObjectRecord:
+            self.objects.pop(record.key, None)  # fast path, plain twin: the rest
+            return
         todo = [record]
         while todo:
             current = todo.pop()
@@ -236,6 +312,12 @@ class Graph:
                 member.holds -= 1
                 if member.holds == 0 and member.outcome is not None:
                     todo.append(member)
+
+
+def node_from(call: PlainCall) -> Node:
+    """A new node for a call."""
+    record = call.record
+    return Node(record.key - 1, call.spec, call.args, None, (), (record,))
 
 
 def _drop_ended(dependents: list[Node]) -> None:

@@ -43,10 +43,10 @@ def blocked(loom: Reactor, worker: WorkerRecord, running: int, seq: int) -> int:
         else:  # a thread that a task left behind: no work for this worker meanwhile
             loom.give_no_more_work(worker)
     if not running:
-        if len(worker.inflight) > 1:
+        if worker.load > 1:
             loom.outbox.take_back(worker)
         return 0
-    loom.put_back(worker, [seq for seq in worker.inflight if seq > running], "blocked")
+    loom.put_back(worker, [seq for seq in worker.seqs() if seq > running], "blocked")
     return worker.seq
 
 

@@ -10,6 +10,7 @@ from taskloom._core.states import WAITING, NodeState
 if TYPE_CHECKING:
     from taskloom._core.actor_record import ActorRecord
     from taskloom._core.alarms import Alarm
+    from taskloom._core.graph import Graph
     from taskloom._core.resources import Allocation
     from taskloom._core.scopes import Scope
     from taskloom._core.streams import Stream
@@ -62,7 +63,7 @@ class ObjectRecord:
         self.outcome: Any = None
         self.failed = False
         self.holds = 1  # the ref that is made together with the record
-        self.producer: Node | None = None
+        self.producer: Node | PlainCall | None = None
         self.dependents: list[Node] | None = None
         self.waiters: dict[Waiter, None] | None = None  # in the order of their coming
         self.contains: tuple[ObjectRecord, ...] = ()
@@ -148,6 +149,46 @@ class Node:
         return f"<Node {self.spec.name} {self.key:#x} {self.state.name}>"
 
 
+class PlainCall:
+    """A call that is not a node yet: nearly all of those a program submits by the thousand.
+
+    It has values for arguments, one result and no time limit, and nobody has asked for anything
+    but its result.  Then it needs no more than this: it stands in its line, is with a worker,
+    and is done.  Whoever looks at it in any other way finds its node, made in that moment
+    (:meth:`Graph.unfold`), with the state that it would have had.
+
+    Fast path: a call that ends as one costs half the time of one that is a node.  Plain twin:
+    ``Node``, whose steps (``Reactor.on_submit``, ``Scheduler._assign``, ``Reactor.on_done``)
+    those of a call are, without all that cannot concern it.
+
+    Invariant: while it is one, it is the ``producer`` of its record.
+    """
+
+    __slots__ = ("args", "graph", "order", "passed_over", "record", "spec", "worker")
+
+    depth = 0
+
+    def __init__(self, record: ObjectRecord, spec: TaskSpec, args: bytes) -> None:
+        record.producer = self
+        self.record = record
+        self.spec = spec
+        self.args = args
+        self.worker: WorkerRecord | None = None  # who has it
+
+    graph: Graph  # this and all below: set when the engine takes it in
+    order: int
+    passed_over: int
+
+    @property
+    def is_plain(self) -> bool:
+        """False when there is a node in its place, or it has ended."""
+        return self.record.producer is self
+
+    def node(self) -> Node | None:
+        """Its node, made now if need be; None when it has ended."""
+        return self.graph.node_of(self.record)
+
+
 class WorkerKind(IntEnum):
     PROCESS = 0
     """Runs one ``def`` task at a time in its main thread."""
@@ -165,19 +206,20 @@ class WorkerRecord:
     """What the loom knows of one worker.
 
     A PROCESS worker holds one ``lease``: the resources of the one task it runs, for as long as
-    it has tasks of that shape.  Invariant: ``lease`` is set exactly when ``inflight`` is not
-    empty, and its CPUs are released while ``pending_requests > 0`` (it is blocked).
+    it has tasks of that shape.  Invariant: ``lease`` is set exactly when ``load`` is not 0,
+    and its CPUs are released while ``pending_requests > 0`` (it is blocked).
     """
 
     __slots__ = (
         "actor",
         "asked_back",
         "borrowed",
+        "calls",
         "deaf",
-        "inflight",
         "kind",
         "last_progress",
         "lease",
+        "nodes",
         "number",
         "pending_requests",
         "ready",
@@ -192,7 +234,8 @@ class WorkerRecord:
         self.kind = kind
         self.ready = False
         self.seq = 0  # of the last task handed out
-        self.inflight: dict[int, Node] = {}
+        self.nodes: dict[int, Node] = {}  # by seq
+        self.calls: dict[int, PlainCall] = {}  # each later than all of the nodes
         self.lease: Allocation | None = None
         self.pending_requests = 0  # get and wait calls of its tasks that are not answered
         self.stalled = 0  # blocking calls that keep the event loop of a LOOP worker from turning
@@ -205,8 +248,45 @@ class WorkerRecord:
         self.actor: ActorRecord | None = None  # whose calls it runs
 
     @property
+    def inflight(self) -> dict[int, Node]:
+        """What it has been handed and has not answered, by ``seq``, in that order."""
+        if self.calls:
+            self.unfold()
+        return self.nodes
+
+    @property
+    def load(self) -> int:
+        """How much that is."""
+        return len(self.nodes) + len(self.calls)
+
+    def seqs(self) -> list[int]:
+        """The ``seq`` of each, in order."""
+        return [*self.nodes, *self.calls]
+
+    @property
+    def oldest_seq(self) -> int:
+        """The lowest ``seq`` of those."""
+        return next(iter(self.nodes or self.calls))
+
+    def node_at(self, seq: int) -> Node | None:
+        """What it was handed as number ``seq``, if it still has it."""
+        if seq in self.calls:
+            self.unfold(seq)
+        return self.nodes.get(seq)
+
+    def unfold(self, last: int | None = None) -> None:
+        """Make nodes of its calls, of those up to number ``last`` or of all."""
+        calls = self.calls
+        for seq in list(calls):
+            if last is not None and seq > last:
+                break
+            call = calls.pop(seq)
+            self.nodes[seq] = node = call.graph.unfold_on(self, call)
+            node.seq = seq
+
+    @property
     def blocked(self) -> bool:
         return self.pending_requests > 0 and self.kind is WorkerKind.PROCESS
 
     def __repr__(self) -> str:
-        return f"<worker {self.number} {self.kind.name} {len(self.inflight)} in flight>"
+        return f"<worker {self.number} {self.kind.name} {self.load} in flight>"

@@ -21,7 +21,7 @@ def orphans(died: list[Node], borrowed: Iterable[ObjectRecord]) -> list[Node]:
     return [
         node
         for record in borrowed
-        if (node := record.producer) is not None
+        if isinstance(node := record.producer, Node)  # no task has submitted the others
         and node.parent in died
         and not any(output.holds for output in node.outputs)
     ]

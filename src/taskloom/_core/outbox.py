@@ -6,19 +6,26 @@ real one, tests and simulations have their own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from taskloom._core.actor_record import ActorRecord
 from taskloom._core.alarms import Alarm
-from taskloom._core.node import Node, ObjectRecord, WorkerKind, WorkerRecord
+from taskloom._core.node import Node, ObjectRecord, PlainCall, WorkerKind, WorkerRecord
 
 
 class Outbox(Protocol):
     def run(self, worker: WorkerRecord, node: Node) -> None:
         """Send a node to a worker; its ``seq`` and ``attempt`` are set."""
 
+    def run_calls(self, worker: WorkerRecord, first: int, calls: Sequence[PlainCall]) -> None:
+        """Send calls of one function; ``first`` is the ``seq`` of the first of them."""
+
     def resolve(self, record: ObjectRecord) -> None:
         """The object is done: wake who waits for it."""
+
+    def resolve_all(self, records: Sequence[ObjectRecord]) -> None:
+        """The same for many, all with values."""
 
     def start_workers(self, kind: WorkerKind, count: int) -> None:
         """Have ``count`` more workers of a kind on their way, if they are not already."""

@@ -6,6 +6,7 @@ one while some worker is idle.  Short ones travel in batches, so that the trip c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from taskloom._core.node import Node
@@ -34,6 +35,14 @@ class RunTimes:
         if mean is None and len(self._mean_s) >= _KNOWN_FUNCTIONS:
             self._mean_s.clear()  # a program that makes functions without end: start anew
         self._mean_s[function] = followed(mean, seconds)
+
+    def note_all(self, function: FunctionKey, seconds: Iterable[float]) -> None:
+        """The same for one call after another."""
+        mean = self._mean_s.get(function)
+        for one in seconds:
+            mean = followed(mean, one)
+        if mean is not None:
+            self.note(function, mean)
 
     def window(self, function: FunctionKey) -> int:
         """How many calls of a function one worker may have in flight."""

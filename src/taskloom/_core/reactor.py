@@ -16,11 +16,20 @@ from taskloom._core.alarms import Alarm
 from taskloom._core.deadlines import Deadlines
 from taskloom._core.graph import Graph
 from taskloom._core.lending import blocked, unblocked
+from taskloom._core.losses import actor_worker_lost, worker_lost
 from taskloom._core.memory_victims import MemoryRetries
-from taskloom._core.node import PROCESS, Error, Node, ObjectRecord, WorkerKind, WorkerRecord
-from taskloom._core.orphans import orphans
+from taskloom._core.node import (
+    PROCESS,
+    Error,
+    Node,
+    ObjectRecord,
+    PlainCall,
+    WorkerKind,
+    WorkerRecord,
+)
 from taskloom._core.outbox import Outbox
 from taskloom._core.placement import RunTimes
+from taskloom._core.plain_calls import PlainCalls
 from taskloom._core.ready_queue import ReadyQueue
 from taskloom._core.resources import Ledger
 from taskloom._core.retries import may_retry
@@ -45,7 +54,7 @@ class Reactor:
     ) -> None:
         self.ledger = ledger
         self.outbox = outbox
-        self.graph = Graph(outbox.resolve, outbox.report_unseen)
+        self.graph = Graph(outbox.resolve, outbox.resolve_all, outbox.report_unseen)
         self.ready = ReadyQueue()
         self.times = RunTimes()
         self.workers: dict[int, WorkerRecord] = {}
@@ -54,6 +63,7 @@ class Reactor:
         self.scopes = Scopes(self)
         self.actors = Actors(self)
         self.streams = Streams(self)
+        self.calls = PlainCalls(self)
         self.scheduler = Scheduler(self, max_processes)
         self.deadlines = Deadlines(self, grace_s)
 
@@ -81,7 +91,7 @@ class Reactor:
         """Cancel tasks whose awaits were cancelled and whose results nobody wants any more."""
         unwanted, self.graph.unwanted = self.graph.unwanted, []
         for record in unwanted:
-            node = record.producer
+            node = self.graph.node_of(record)
             if node is not None and not any(output.holds for output in node.outputs):
                 self.on_cancel(record.key, force=False, recursive=True)
 
@@ -120,19 +130,20 @@ class Reactor:
     def on_cancel(self, key: int, *, force: bool, recursive: bool) -> None:
         """Cancel the task that makes the object ``key``; nothing happens when it is done."""
         record = self.graph.objects.get(key)
-        if record is None or record.producer is None:
+        node = self.graph.node_of(record) if record is not None else None
+        if node is None:
             stopping = self._stopping.get(_ids.task_of(key))
             if force and stopping is not None and stopping.worker is not None:
                 self.outbox.interrupt(stopping.worker, stopping.seq, force=True)
             return
-        self._cancel_all([record.producer], force=force, recursive=recursive)
+        self.cancel_all([node], force=force, recursive=recursive)
 
     def cancel_children(self, node: Node) -> None:
         """Cancel what an attempt has submitted, and what that has."""
         if node.children:
-            self._cancel_all(list(node.children.values()), force=False, recursive=True)
+            self.cancel_all(list(node.children.values()), force=False, recursive=True)
 
-    def _cancel_all(self, todo: list[Node], *, force: bool, recursive: bool) -> None:
+    def cancel_all(self, todo: list[Node], *, force: bool, recursive: bool) -> None:
         while todo:
             node = todo.pop()
             if recursive and node.children:
@@ -146,7 +157,7 @@ class Reactor:
     def on_withdraw(self, key: int) -> bool:
         """Cancel the task that makes ``key`` if no worker has it yet; whether that was so."""
         record = self.graph.objects.get(key)
-        node = record.producer if record is not None else None
+        node = self.graph.node_of(record) if record is not None else None
         if node is None or node.state is NodeState.ASSIGNED:
             return False
         self.cancel_node(node, force=False, recursive=False)
@@ -216,10 +227,10 @@ class Reactor:
         seconds: float,
     ) -> None:  # fmt: skip
         """A task has returned."""
-        node = worker.inflight.pop(seq, None)
-        if node is None:
+        if (node := worker.node_at(seq)) is None:
             self.late_messages += 1
             return
+        del worker.nodes[seq]
         actor = node.actor
         if actor is None:
             self.times.note(node.spec.function.key, seconds)
@@ -227,10 +238,10 @@ class Reactor:
             actor.last_s = seconds
         # Release before resolving: who is woken may submit at once and should find room.
         if self._is_watched(node):
-            self._left_worker(node)
+            self.left_worker(node)
         if actor is not None:
             self.actors.on_left(worker, node)
-        elif not worker.inflight or worker.kind is not PROCESS:
+        elif not worker.load or worker.kind is not PROCESS:
             self._free(worker, node)  # else there is nothing to release
         if node.overdue:
             self.deadlines.overdue_left(node)
@@ -249,17 +260,17 @@ class Reactor:
         self, worker: WorkerRecord, seq: int, error: Error | None, *, retry: bool, seconds: float
     ) -> None:
         """A task has raised (``error`` None: it was not started)."""
-        node = worker.inflight.pop(seq, None)
-        if node is None:
+        if (node := worker.node_at(seq)) is None:
             self.late_messages += 1
             return
+        del worker.nodes[seq]
         if error is not None:
             self.times.note(node.spec.function.key, seconds)
         if self._is_watched(node):
-            self._left_worker(node)
+            self.left_worker(node)
         if node.actor is not None:
             self.actors.on_left(worker, node)
-        elif not worker.inflight or worker.kind is not PROCESS:
+        elif not worker.load or worker.kind is not PROCESS:
             self._free(worker, node)
         if node.overdue:
             self.deadlines.overdue_left(node)
@@ -281,12 +292,12 @@ class Reactor:
 
     def on_returned(self, worker: WorkerRecord, low: int, high: int) -> None:
         """What has ``low < seq <= high`` was not started there and never will be."""
-        back = [seq for seq in worker.inflight if low < seq <= high]
+        back = [seq for seq in worker.seqs() if low < seq <= high]
         self.put_back(worker, back, "taken back")
         if worker.deaf:
             worker.silent = False
             self.deadlines.check_deaf(worker)
-        if worker.inflight:
+        if worker.load:
             worker.window = 1  # something holds it up: nothing queues behind that again
 
     def on_worker_lost(
@@ -296,58 +307,12 @@ class Reactor:
         crash: Callable[[Node], object],
         memory: MemoryRetries | None = None,
     ) -> None:
-        """A worker is gone.
-
-        Args:
-            worker: which one.
-            started: the ``seq`` of the last task that it had begun.
-            crash: makes the error for a task that has no attempt left.
-            memory: when it was ended for want of memory: who is tried again, and when.
-        """
-        del self.workers[worker.number]
-        self.scheduler.remove(worker)
-        # A PROCESS worker runs one after another: what came before ``started`` had finished, and
-        # only its result is lost (one that may not run twice is sent before the next begins).
-        innocent = [
-            seq
-            for seq in worker.inflight
-            if seq > started or (seq < started and worker.kind is WorkerKind.PROCESS)
-        ]
-        self.put_back(worker, innocent, "its worker died, but not of it")
-        running = list(worker.inflight.values())
-        worker.inflight.clear()
-        for node in running:
-            self._left_worker(node)
-            self._release_allocation(node)
-        self._end_lease(worker)
-        if self.scopes.open:
-            self.scopes.on_worker_lost(worker)
-        died = [node for node in running if node.state is NodeState.ASSIGNED]  # else: cancelled
-        for node in died:
-            if node.overdue:
-                self.deadlines.overdue_left(node)
-            elif memory is not None and memory.may_retry(node):
-                self.deadlines.retry_for_memory(node, memory)
-            elif memory is None and may_retry(node):
-                self.deadlines.next_attempt(node, "retry after a crash")
-            else:
-                self.fail(node, crash(node), "its worker died")
-        borrowed = worker.borrowed
-        self._release_borrowed(worker)
-        self._cancel_all(orphans(died, borrowed.values()), force=False, recursive=True)
+        """A worker is gone: see :func:`losses.worker_lost`."""
+        worker_lost(self, worker, started, crash, memory)
 
     def on_actor_worker_lost(self, worker: WorkerRecord, started: int, why: str) -> None:
         """The same for the process of an actor; see ``Actors.on_worker_lost``."""
-        del self.workers[worker.number]
-        died = [node for node in worker.inflight.values() if node.state is NodeState.ASSIGNED]
-        for node in worker.inflight.values():
-            self._left_worker(node)
-        self.actors.on_worker_lost(worker, started, why)
-        if self.scopes.open:
-            self.scopes.on_worker_lost(worker)
-        borrowed = worker.borrowed
-        self._release_borrowed(worker)
-        self._cancel_all(orphans(died, borrowed.values()), force=False, recursive=True)
+        actor_worker_lost(self, worker, started, why)
 
     def on_worker_retired(self, worker: WorkerRecord) -> None:
         """An idle worker is about to be stopped: it gets no more work."""
@@ -355,7 +320,7 @@ class Reactor:
         if worker in self.actors.spare:
             self.actors.spare.remove(worker)
         self.scheduler.remove(worker)
-        self._release_borrowed(worker)
+        self.release_borrowed(worker)
 
     def on_began(self, worker: WorkerRecord, seq: int, when: float) -> None:
         """A coroutine with a time limit has begun; ``when`` by the clock of its worker."""
@@ -401,7 +366,7 @@ class Reactor:
         """
         return self.scheduler.check_progress()
 
-    def _release_borrowed(self, worker: WorkerRecord) -> None:
+    def release_borrowed(self, worker: WorkerRecord) -> None:
         borrowed, worker.borrowed = worker.borrowed, {}
         for record in borrowed.values():
             self.graph.release(record)
@@ -448,50 +413,58 @@ class Reactor:
 
     def put_back(self, worker: WorkerRecord, seqs: list[int], why: str) -> None:
         """Hand-outs that never started: free of charge, and before all that came later."""
-        nodes: list[Node] = []
+        back: list[Node | PlainCall] = []
         for seq in seqs:
-            node = worker.inflight.pop(seq)
-            self._left_worker(node)
-            self._release_allocation(node)
+            if (call := worker.calls.pop(seq, None)) is not None:
+                call.worker = None
+                back.append(call)
+                continue
+            node = worker.nodes.pop(seq)
+            self.left_worker(node)
+            self.release_allocation(node)
             if node.state is NodeState.ASSIGNED:
                 node.overdue = node.cancel_told = False
                 node.attempt -= 1
                 if self._come_back(node, why):
-                    nodes.append(node)
-        self.ready.push_front(nodes)
-        if seqs and not worker.inflight and worker.number in self.workers:
-            self._end_lease(worker)
+                    back.append(node)
+        self.ready.push_front(back)
+        if seqs and not worker.load and worker.number in self.workers:
+            self.end_lease(worker)
             if not worker.pending_requests:
                 self.scheduler.add_idle(worker)
 
     def _free(self, worker: WorkerRecord, node: Node) -> None:
         """What a task has held is free for others."""
         if worker.kind is WorkerKind.LOOP:
-            self._release_allocation(node)
+            self.release_allocation(node)
             if worker.deaf:
                 self.deadlines.check_deaf(worker)
         else:
-            self._end_lease(worker)
-            if not worker.pending_requests:
-                self.scheduler.add_idle(worker)
+            self.free(worker)
+
+    def free(self, worker: WorkerRecord) -> None:
+        """A PROCESS worker has nothing in flight any more."""
+        self.end_lease(worker)
+        if not worker.pending_requests:
+            self.scheduler.add_idle(worker)
 
     def _is_watched(self, node: Node) -> bool:
         """Whether somebody may want to know that a worker is through with the node."""
         return bool(self._stopping or self.scopes.open or node.alarm is not None)
 
-    def _left_worker(self, node: Node) -> None:
+    def left_worker(self, node: Node) -> None:
         self._stopping.pop(node.key, None)
         if node.alarm is not None:
             self.deadlines.forget(node)
         if self.scopes.open:
             self.scopes.on_left(node)
 
-    def _release_allocation(self, node: Node) -> None:
+    def release_allocation(self, node: Node) -> None:
         if node.allocation is not None:
             self.ledger.release(node.allocation)
             node.allocation = None
 
-    def _end_lease(self, worker: WorkerRecord) -> None:
+    def end_lease(self, worker: WorkerRecord) -> None:
         if worker.lease is not None:
             self.ledger.release(worker.lease)
             self.scheduler.lease_ended(worker)

@@ -16,10 +16,11 @@ makes no line longer than twice what is alive in it, and each node still costs t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Final
 
-from taskloom._core.node import Node, WorkerKind
+from taskloom._core.node import Node, PlainCall, WorkerKind
 from taskloom._core.resources import Request
 from taskloom._core.states import NodeState
 from taskloom._spec import TaskSpec
@@ -41,15 +42,25 @@ class Bucket:
         self.rank = rank
         self.kind = kind
         self.request = request
-        self.nodes: deque[Node] = deque()
+        self.nodes: deque[Node | PlainCall] = deque()
         self.dead = 0  # how many of ``nodes`` are not READY any more
 
     def head(self) -> Node | None:
         """The first node that is still READY; those that were cancelled meanwhile go."""
+        first = self.first()
+        if isinstance(first, PlainCall):
+            node = first.node()
+            assert node is not None, "it is READY"
+            self.nodes[0] = first = node
+        return first
+
+    def first(self) -> Node | PlainCall | None:
+        """The same; a call that is not a node stays what it is."""
         nodes = self.nodes
         while nodes:
-            if nodes[0].state is NodeState.READY:
-                return nodes[0]
+            first = nodes[0]
+            if _is_ready(first):
+                return first
             nodes.popleft()
             self.dead = max(0, self.dead - 1)  # when all fails at once nobody counts
         return None
@@ -58,7 +69,7 @@ class Bucket:
         """One of the line was cancelled."""
         self.dead += 1
         if self.dead > _SHORT and self.dead * 2 > len(self.nodes):
-            self.nodes = deque(node for node in self.nodes if node.state is NodeState.READY)
+            self.nodes = deque(node for node in self.nodes if _is_ready(node))
             self.dead = 0
 
 
@@ -66,11 +77,20 @@ class ReadyQueue:
     def __init__(self) -> None:
         self._buckets: dict[_Shape, Bucket] = {}
         self.may_have_nodes = False  # cleared by a pass that leaves nothing behind
-        self._lone: Node | None = None  # the only node there is; it stands in no line yet
+        self._lone: Node | PlainCall | None = None  # the only one there is; it is in no line yet
         # Whose line was asked for last: calls of one function mostly come together.
         self._latest: tuple[TaskSpec | None, int, Bucket | None] = (None, 0, None)
 
-    def push(self, node: Node) -> None:
+    def push_calls(self, calls: Sequence[PlainCall]) -> None:
+        """The same as :meth:`push`, for calls of one function."""
+        first = 0 if self.may_have_nodes else 1
+        if first:
+            self.push(calls[0])
+        if len(calls) > first:
+            self._line_up()
+            self._bucket(calls[0]).nodes.extend(calls[first:] if first else calls)
+
+    def push(self, node: Node | PlainCall) -> None:
         """Behind all of its kind."""
         if not self.may_have_nodes:
             self.may_have_nodes = True
@@ -89,6 +109,8 @@ class ReadyQueue:
         node, self._lone = self._lone, None
         if node is not None:
             self.may_have_nodes = False
+            if isinstance(node, PlainCall):
+                node = node.node()
         return node
 
     def _line_up(self) -> None:
@@ -96,7 +118,7 @@ class ReadyQueue:
         if node is not None:
             self._bucket(node).nodes.append(node)
 
-    def push_front(self, nodes: list[Node]) -> None:
+    def push_front(self, nodes: Sequence[Node | PlainCall]) -> None:
         """Before all of their kind, in the order given: they had been handed out before."""
         self.may_have_nodes = True
         self._line_up()
@@ -113,7 +135,7 @@ class ReadyQueue:
         buckets = self._buckets
         alive: list[Bucket] = []
         for bucket in buckets.values():
-            if bucket.nodes and bucket.head() is not None:
+            if bucket.nodes and bucket.first() is not None:
                 alive.append(bucket)  # noqa: PERF401  # a comprehension is a call in 3.11
         if len(buckets) > _EMPTY_KEPT + len(alive):
             self._buckets = {shape: bucket for shape, bucket in buckets.items() if bucket.nodes}
@@ -123,17 +145,16 @@ class ReadyQueue:
         return alive
 
     def __iter__(self) -> Iterator[Node]:
-        if self._lone is not None and self._lone.state is NodeState.READY:
-            yield self._lone
-        for bucket in self._buckets.values():
-            for node in bucket.nodes:
-                if node.state is NodeState.READY:
-                    yield node
+        entries = [] if self._lone is None else [self._lone]
+        for entry in chain(entries, *(bucket.nodes for bucket in self._buckets.values())):
+            node = entry.node() if isinstance(entry, PlainCall) else entry
+            if node is not None and node.state is NodeState.READY:
+                yield node
 
     def __bool__(self) -> bool:
         return next(iter(self), None) is not None
 
-    def _bucket(self, node: Node) -> Bucket:
+    def _bucket(self, node: Node | PlainCall) -> Bucket:
         spec = node.spec
         latest, depth, bucket = self._latest
         if spec is latest and node.depth == depth and bucket is not None:
@@ -145,3 +166,12 @@ class ReadyQueue:
             bucket = self._buckets[shape] = Bucket((shape[0], shape[1]), shape[2], shape[3])
         self._latest = (spec, node.depth, bucket)
         return bucket
+
+
+def _is_ready(entry: Node | PlainCall) -> bool:
+    if isinstance(entry, PlainCall):
+        producer = entry.record.producer
+        if producer is entry:
+            return True
+        return isinstance(producer, Node) and producer.state is NodeState.READY
+    return entry.state is NodeState.READY

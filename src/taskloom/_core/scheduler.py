@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from taskloom._core.node import Node, WorkerKind, WorkerRecord
+from taskloom._core.node import Node, PlainCall, WorkerKind, WorkerRecord
 from taskloom._core.placement import LOOP_CAPACITY, is_heavy
 from taskloom._core.ready_queue import Bucket
 from taskloom._core.resources import Allocation, Request
@@ -34,7 +34,9 @@ class _LeftOver:
 
     def __init__(self) -> None:
         self.reserved: list[Allocation] = []  # for tasks whose workers are still to be started
-        self.stuck: list[tuple[Node, int]] = []  # does not fit; how many had started before it
+        self.stuck: list[
+            tuple[Node | PlainCall, int]
+        ] = []  # does not fit; how many had started before it
         self.kept: set[str] = set()  # resources kept for somebody who has waited too long
         self.wanted = 0  # processes that could be used, beyond those there are
 
@@ -99,7 +101,7 @@ class Scheduler:
                 self._place_coroutines(bucket)
             else:
                 self._place_tasks(bucket)
-            head = bucket.head() if bucket.nodes else None
+            head = bucket.first() if bucket.nodes else None
             if head is not None:
                 nodes_wait = True
                 left = left or _LeftOver()
@@ -164,7 +166,7 @@ class Scheduler:
             leased = self._leased[lease.request] = {}
         leased[worker.number] = worker
 
-    def _note_waiting(self, bucket: Bucket, head: Node, left: _LeftOver) -> None:
+    def _note_waiting(self, bucket: Bucket, head: Node | PlainCall, left: _LeftOver) -> None:
         """Nodes of a bucket are left over: for want of workers, or of resources."""
         ledger = self._loom.ledger
         if bucket.kind is WorkerKind.PROCESS and ledger.fits(bucket.request):
@@ -179,7 +181,7 @@ class Scheduler:
         if not ledger.fits(bucket.request):
             self._note_stuck(head, left)
 
-    def _note_stuck(self, head: Node, left: _LeftOver) -> None:
+    def _note_stuck(self, head: Node | PlainCall, left: _LeftOver) -> None:
         """A node, first of its kind, does not fit now."""
         if head.passed_over > PATIENCE:
             left.kept.update(self._loom.ledger.short_of(head.spec.request))
@@ -210,7 +212,7 @@ class Scheduler:
         open_workers = [
             worker
             for worker in leased.values()
-            if worker.window > len(worker.inflight) and not worker.pending_requests
+            if worker.window > worker.load and not worker.pending_requests
         ]
         for position, worker in enumerate(open_workers):
             # An even share for each, so that nobody sits idle while another one has a queue.
@@ -219,14 +221,19 @@ class Scheduler:
 
     def _top_up(self, worker: WorkerRecord, bucket: Bucket, share: int) -> None:
         function, usual = None, 1
-        nodes, inflight = bucket.nodes, worker.inflight
+        nodes = bucket.nodes
         while share > 0 and nodes:
-            node = nodes[0]
-            if node.state is not READY:
-                nodes = bucket.nodes
-                if bucket.head() is None:
+            first = nodes[0]
+            if type(first) is PlainCall and first.is_plain and first.record.dependents is None:
+                handed = self._loom.calls.hand_out(worker, nodes, first.spec, share)
+                if not handed:
                     return
+                self._started += handed
+                share -= handed
                 continue
+            node = bucket.head()
+            if node is None:
+                return
             if node.deps or type(node.args) is not bytes:
                 window = self._window(node)
             else:  # calls of one function mostly stand together
@@ -235,7 +242,7 @@ class Scheduler:
                     usual = self._window(node)
                 window = usual
             window = min(worker.window, window)
-            if window <= len(inflight):
+            if window <= worker.load:
                 return
             worker.window = window
             nodes.popleft()
@@ -270,7 +277,7 @@ class Scheduler:
 
     def _hand_followers(self, worker: WorkerRecord, node: Node) -> None:
         """A short task's only dependent goes with it: a chain costs no round trip per link."""
-        while len(worker.inflight) < worker.window and len(node.outputs) == 1:
+        while worker.load < worker.window and len(node.outputs) == 1:
             dependents = node.outputs[0].dependents
             if dependents is None or len(dependents) != 1:
                 return
@@ -281,7 +288,7 @@ class Scheduler:
                 or spec.request != node.spec.request
                 or spec.priority != node.spec.priority
                 or spec.function.is_coroutine
-                or self._window(follower) <= len(worker.inflight)
+                or self._window(follower) <= worker.load
             ):
                 return
             self._assign(worker, follower, "follows what it waits for")
@@ -296,7 +303,7 @@ class Scheduler:
         node.seq = worker.seq
         node.worker = worker
         node.attempt += 1
-        worker.inflight[node.seq] = node
+        worker.inflight[node.seq] = node  # what it has as calls gets nodes: they were before this
         self._loom.graph.move(node, ASSIGNED, why)
         if node.spec.pace is not None:
             self._loom.deadlines.on_handed_out(node)
@@ -349,10 +356,10 @@ class Scheduler:
         loom = self._loom
         queued = False
         for worker in loom.workers.values():
-            if len(worker.inflight) < 2 or worker.kind is not WorkerKind.PROCESS:
+            if worker.load < 2 or worker.kind is not WorkerKind.PROCESS:
                 continue
             queued = True
-            oldest = next(iter(worker.inflight))
+            oldest = worker.oldest_seq
             if oldest == worker.last_progress and worker.asked_back != oldest:
                 worker.asked_back = oldest  # once is enough
                 loom.outbox.take_back(worker)

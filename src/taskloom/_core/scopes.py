@@ -222,7 +222,7 @@ class Scopes:
         The next outer scope, if there is one, has it from now on.
         """
         record = self._loom.graph.objects.get(key)
-        node = record.producer if record is not None else None
+        node = self._loom.graph.node_of(record) if record is not None else None
         if node is None or node.key not in scope.members or scope.cancelled:
             return
         outer = scope.outer

@@ -38,7 +38,7 @@ def _blocker(actor: ActorRecord, record: ObjectRecord) -> Node | None:
     todo, seen = [record], {record}
     while todo:
         node = todo.pop().producer
-        if node is None:
+        if not isinstance(node, Node):  # a call that is none is no actor's, and waits for nothing
             continue
         if node.actor is actor and node is not actor.creation:
             return node

@@ -139,7 +139,7 @@ class ActorDesk:
         if name == "is_known":
             return content in actors.by_key
         record = self._loom.graph.objects.get(content)
-        node = record.producer if record is not None else None
+        node = self._loom.graph.node_of(record) if record is not None else None
         return node is not None and node.actor is not None
 
     def _fill_nested(self, node: Node) -> None:

@@ -8,16 +8,16 @@ worker.  The loom decides, this module talks.
 from __future__ import annotations
 
 import math
-import sys
 from asyncio import AbstractEventLoop
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
 from taskloom import _ids
 from taskloom._config import Config
 from taskloom._core.alarms import Alarm
-from taskloom._core.node import Node, ObjectRecord, WorkerKind, WorkerRecord
+from taskloom._core.graph import node_from
+from taskloom._core.node import Node, ObjectRecord, PlainCall, WorkerKind, WorkerRecord
 from taskloom._core.reactor import Reactor
 from taskloom._core.resources import Ledger, session_total
 from taskloom._engine import verdicts
@@ -30,7 +30,7 @@ from taskloom._engine.mail import Mail
 from taskloom._engine.memory_monitor import MemoryMonitor
 from taskloom._engine.memory_report import CreationSites, memory_report
 from taskloom._engine.memory_usage import MemoryUsage
-from taskloom._engine.printer import Printer
+from taskloom._engine.printer import Printer, line_prefix
 from taskloom._engine.requests import Requests
 from taskloom._engine.short_cut import ShortCut
 from taskloom._engine.storage import Storage
@@ -171,6 +171,14 @@ class Engine:
             node.nested = self._records_of(node.nested)
         self.enter(node)
 
+    def take_calls(self, calls: Sequence[PlainCall]) -> None:
+        """Take in calls that need not be nodes."""
+        if self._broken is None:
+            self.loom.calls.on_submit(calls)
+            return
+        for call in calls:
+            self.enter(node_from(call))
+
     def enter(self, node: Node) -> None:
         """Take in a node of the driver or of a worker; in a session that is broken it fails."""
         if self._broken is None:
@@ -236,7 +244,7 @@ class Engine:
 
     def settle(self) -> None:
         """One scheduling pass, one write per worker, one call per foreign loop."""
-        pending = len(self.loom.graph.nodes) + self.count_inbox()
+        pending = self.loom.graph.count_pending() + self.count_inbox()
         if pending >= self._collector.limit or self._collector.frozen:
             self._collector.note(pending)
         if self._closing:  # the pool is gone: late callers only hear so
@@ -254,7 +262,7 @@ class Engine:
                 worker.flush()
                 assert self._loop is not None
                 worker.active_at = self._loop.time()
-                if not self._progress_timer and len(worker.record.inflight) > 1:
+                if not self._progress_timer and worker.record.load > 1:
                     self._progress_timer = True
                     self._loop.call_later(PROGRESS_CHECK_S, self._check_progress)
             self.short_cut.offer()
@@ -264,7 +272,7 @@ class Engine:
 
     def note_backlog(self) -> None:
         """Look how long the queue is; submitting threads do so, too, when they run ahead."""
-        self._collector.note(len(self.loom.graph.nodes) + self.count_inbox())
+        self._collector.note(self.loom.graph.count_pending() + self.count_inbox())
 
     def post(self, worker: WorkerProcess, message: Message) -> None:
         """Have a message sent on the worker's data stream at the end of this tick."""
@@ -285,7 +293,7 @@ class Engine:
         self.recall()
         self.short_cut.used = worker
         self._mail.read(worker, batch)
-        if not worker.record.inflight and self._config.idle_worker_timeout is not None:
+        if not worker.record.load and self._config.idle_worker_timeout is not None:
             assert self._loop is not None
             worker.idle_since = self._loop.time()
         if self._diagnosis is not None:
@@ -295,16 +303,7 @@ class Engine:
     def on_line(self, worker: WorkerProcess, stream: int, speaker: str, line: str) -> None:
         if self._config.log_to_driver:
             name = self._pool.speaker_name(worker, speaker)
-            self._printer.push(stream, self._prefix(name, worker.pid, stream) + line)
-
-    def _prefix(self, name: str, pid: int, stream: int) -> str:
-        if not self._config.worker_log_prefix:
-            return ""
-        color = self._config.color_prefix
-        if color is None:
-            target = sys.stdout if stream == 1 else sys.stderr
-            color = target is not None and not target.closed and target.isatty()
-        return f"\x1b[36m({name} pid={pid})\x1b[0m " if color else f"({name} pid={pid}) "
+            self._printer.push(stream, line_prefix(self._config, name, worker.pid, stream) + line)
 
     def on_worker_gone(self, worker: WorkerProcess) -> None:
         assert self._requests is not None
@@ -381,6 +380,23 @@ class Engine:
         )  # fmt: skip
         self._dirty.add(process)
 
+    def run_calls(self, worker: WorkerRecord, first: int, calls: Sequence[PlainCall]) -> None:
+        process = self._pool.by_number[worker.number]
+        spec = calls[0].spec
+        if spec is not process.known.latest:
+            process.posted.extend(process.known.introduce_downwards(spec))
+        devices = None
+        if worker.lease is not None and worker.lease.devices:
+            devices = self.loom.ledger.device_ids(worker.lease)
+        number = spec.number
+        process.posted.extend(
+            [
+                (m.RUN, seq, call.record.key - 1, 1, number, call.args, None, None, None, devices)
+                for seq, call in enumerate(calls, first)
+            ]
+        )
+        self._dirty.add(process)
+
     def resolve(self, record: ObjectRecord) -> None:
         waiters = record.waiters
         if waiters is not None:
@@ -392,6 +408,12 @@ class Engine:
         if record.failed and self.wakeups.gatherers:
             for gatherer in tuple(self.wakeups.gatherers):
                 gatherer.on_failed(record)
+
+    def resolve_all(self, records: Sequence[ObjectRecord]) -> None:
+        sleepers = self.sleepers.table
+        for record in records:
+            if sleepers or record.waiters is not None:
+                self.resolve(record)
 
     def start_workers(self, kind: WorkerKind, count: int) -> None:
         self._pool.start_workers(kind, count)
@@ -462,11 +484,8 @@ class Engine:
     def cancelled(self, node: Node) -> Failure:
         return cancelled_failure(self.task_id(node.key))
 
-    def timed_out(self, node: Node) -> Failure:
-        return verdicts.timed_out(node)
-
-    def contradicted(self, node: Node) -> Failure:
-        return verdicts.contradicted(node)
+    timed_out = staticmethod(verdicts.timed_out)
+    contradicted = staticmethod(verdicts.contradicted)
 
     def too_deep(self, node: Node) -> Failure:
         return verdicts.too_deep(node, self._config.max_extra_workers, self._pool.shortage)

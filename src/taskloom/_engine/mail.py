@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from taskloom._core.node import Node, ObjectRecord, WorkerRecord
+from taskloom._core.node import Node, ObjectRecord, PlainCall, WorkerRecord
 from taskloom._core.reactor import Reactor
 from taskloom._engine.actor_desk import ActorDesk
 from taskloom._engine.groups import Groups
@@ -87,26 +87,47 @@ class Mail:
     def read(self, worker: WorkerProcess, batch: list[Message]) -> None:
         """Take in what came from a worker at once, in order."""
         drained = False
-        record, on_done = worker.record, self._loom.on_done
+        record, calls = worker.record, worker.record.calls
+        done: list[tuple[PlainCall, bytes]] = []
+        took_s: list[float] = []
         for message in batch:
             op = message[0]
-            if op not in _ANSWERS:
-                self._handlers[op](worker, message)
-                continue
-            if not drained:  # what a task printed is out before its result is
-                drained = True
-                worker.drain_output()
-            if op == m.DONE:
+            if op == m.DONE and drained:
                 _, seq, outcome, contained, seconds = message
-                if type(outcome) is bytes:  # one small value: nearly always
-                    on_done(record, seq, (outcome,), (contained,), seconds)
-                else:
-                    self._on_done(worker, message)
-            elif op == m.ITEM:
-                self._streams.on_item(worker, message)
+                if seq in calls and type(outcome) is bytes and not contained:
+                    call = calls.pop(seq)
+                    if done and call.spec is not done[0][0].spec:
+                        self._loom.calls.on_done(record, done, took_s)
+                        done, took_s = [], []
+                    done.append((call, outcome))
+                    took_s.append(seconds)
+                    continue
+            if done:  # in the order in which it was said
+                self._loom.calls.on_done(record, done, took_s)
+                done, took_s = [], []
+            if op in _ANSWERS:
+                if not drained:  # what a task printed is out before its result is
+                    drained = True
+                    worker.drain_output()
+                self._read_answer(worker, message)
             else:
-                _, seq, error, retry, seconds = message
-                self._loom.on_failed(worker.record, seq, error, retry=retry, seconds=seconds)
+                self._handlers[op](worker, message)
+        if done:
+            self._loom.calls.on_done(record, done, took_s)
+
+    def _read_answer(self, worker: WorkerProcess, message: Message) -> None:
+        op = message[0]
+        if op == m.DONE:
+            _, seq, outcome, contained, seconds = message
+            if type(outcome) is bytes:  # one small value: nearly always
+                self._loom.on_done(worker.record, seq, (outcome,), (contained,), seconds)
+            else:
+                self._on_done(worker, message)
+        elif op == m.ITEM:
+            self._streams.on_item(worker, message)
+        else:
+            _, seq, error, retry, seconds = message
+            self._loom.on_failed(worker.record, seq, error, retry=retry, seconds=seconds)
 
     # -- tasks --------------------------------------------------------------------------------
 

@@ -115,7 +115,7 @@ class MemoryMonitor:
         self._looks += 1
         running = self._what_runs()
         # Not "no task has begun": one that was just sent is about to, and nobody would begin again.
-        if not any(worker.inflight for worker in self._loom.workers.values()):
+        if not any(worker.load for worker in self._loom.workers.values()):
             self.idle = True
             self._last = None
             self._rss.clear()
@@ -139,13 +139,14 @@ class MemoryMonitor:
         for number, record in self._loom.workers.items():
             if not record.ready:
                 continue
-            inflight = record.inflight
-            if record.kind is WorkerKind.PROCESS and inflight:
-                process = self._workers.by_number[number]
-                seqs = [seq for seq in (self._workers.started_seq(process),) if seq in inflight]
+            if record.kind is WorkerKind.PROCESS and record.load:
+                started = self._workers.started_seq(self._workers.by_number[number])
+                node = record.node_at(started)
+                inflight = {started: node} if node is not None else {}
             else:
-                seqs = list(inflight)
-            running[number] = tuple(inflight[seq] for seq in seqs)
+                inflight = record.inflight
+            seqs = list(inflight)
+            running[number] = tuple(inflight.values())
             before = self._seen.get(number, {})
             seen[number] = {seq: before.get(seq, self._looks) for seq in seqs}
         self._seen = seen

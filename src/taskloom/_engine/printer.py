@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from taskloom._config import Config
 from taskloom._engine.terminal import harmless, is_terminal
 
 MAX_BACKLOG: Final = 100_000
@@ -117,3 +118,21 @@ class Printer:
             stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
         except (OSError, ValueError, AttributeError):
             pass  # as above
+
+
+def line_prefix(config: Config, name: str, pid: int, stream: int) -> str:
+    """What stands before a line that a worker has printed: who it was.
+
+    Args:
+        config: of the session: whether there is to be one, and in color.
+        name: of the task or the actor.
+        pid: of the worker.
+        stream: 1 for stdout, 2 for stderr.
+    """
+    if not config.worker_log_prefix:
+        return ""
+    color = config.color_prefix
+    if color is None:
+        target = sys.stdout if stream == 1 else sys.stderr
+        color = target is not None and not target.closed and target.isatty()
+    return f"\x1b[36m({name} pid={pid})\x1b[0m " if color else f"({name} pid={pid}) "

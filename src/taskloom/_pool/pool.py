@@ -341,7 +341,7 @@ class Pool:
         self._owner.recall()
         for worker in list(self.by_number.values()):
             record = worker.record
-            idle = record.ready and not record.inflight and not record.pending_requests
+            idle = record.ready and not record.load and not record.pending_requests
             idle = idle and record.actor is None
             if idle and not record.borrowed and now - worker.idle_since >= timeout_s:
                 self._owner.loom.on_worker_retired(record)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from taskloom import _current, _ids
 from taskloom._config import Config
-from taskloom._core.node import Node, ObjectRecord
-from taskloom._engine.backlog import LOOK_EVERY
+from taskloom._core.node import Node, ObjectRecord, PlainCall
+from taskloom._engine.backlog import LOOK_EVERY, YIELD_EVERY
 from taskloom._engine.engine import Engine
 from taskloom._engine.engine_thread import EngineThread
 from taskloom._engine.large_arguments import LargeArguments
@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 
     from taskloom._memory import MemoryReport
 
+from taskloom._ids import INDEX_BITS
+
+X = (int(os.environ.get("X", "1024")) - 1) << INDEX_BITS
 _CLOSED: Final = "the taskloom session is closed: call taskloom.init() to start another one"
 
 
@@ -101,6 +104,7 @@ class LocalBackend:
         self._post_if_open = self._portal.post_if_open
         self._post_along = self._portal.post_along
         self._submit = self._engine.submit
+        self._portal.take_calls = self._engine.take_calls
         self._create_actor: Callable[[Any], Any] = self._engine.actors.create
         self._call_actor = self._engine.actors.call
         self._waits = Waits(self._portal, self._engine)
@@ -160,6 +164,26 @@ class LocalBackend:
         task = self._next_task()
         count = spec.num_returns
         record = ObjectRecord(task + 1)
+        if (
+            spec.is_plain
+            and holes is None
+            and not nested
+            and type(payload) is bytes
+            and (self._short_cut.shown is None or self._portal.is_rung)
+            and not self._open_groups
+            and self._contexts.pack() is None
+        ):
+            # Fast path, see ``PlainCall``.  Plain twin: the rest of this method.
+            call = PlainCall(record, spec, payload)
+            ref: ObjectRef[object] = ObjectRef(task + 1, self, record)
+            self._post(None, call)
+            if self._sites is not None:
+                self._sites.note(record.key, self._engine.loom.graph.objects)
+            if not task & LOOK_EVERY:
+                self._engine.note_backlog()
+            if not task & YIELD_EVERY:
+                self._portal.let_engine_in()
+            return ref
         outputs: tuple[ObjectRecord, ...] = (record,)
         if count != 1:
             outputs = tuple([ObjectRecord(task + 1 + index) for index in range(count)])

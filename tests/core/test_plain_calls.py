@@ -1,0 +1,293 @@
+"""Calls that are not nodes: what they save, and that nobody can tell them from nodes."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+import pytest
+from loom_driver import SHORT_S, Core, Trouble
+from tests.scale import scaled
+
+from taskloom._core.node import Node, ObjectRecord, PlainCall, WorkerRecord
+from taskloom._core.states import NodeState
+
+S = NodeState
+
+
+def batch(count: int, *, retries: int = 0) -> tuple[Core, WorkerRecord, list[PlainCall]]:
+    """One worker that has a node and, behind it, ``count`` calls."""
+    core = Core(cpus=1, starts_workers=False)
+    worker = core.worker()
+    core.learn(seconds=SHORT_S)
+    first, *calls = core.call_many(count + 1, retries=retries)
+    core.loom.schedule()
+    assert [first.record.key - 1] == [node.key for node in worker.nodes.values()]
+    assert list(worker.calls.values()) == calls
+    return core, worker, calls
+
+
+def finish(core: Core, worker: WorkerRecord, *calls: PlainCall) -> None:
+    """The worker brings their values, together."""
+    seqs = {id(call): seq for seq, call in worker.calls.items()}
+    done = [(worker.calls.pop(seqs[id(call)]), value_of(call.record)) for call in calls]
+    core.loom.calls.on_done(worker, done, [SHORT_S] * len(done))
+
+
+def value_of(record: ObjectRecord) -> bytes:
+    return f"value of {record.key:#x}".encode()
+
+
+def node_of(core: Core, call: PlainCall) -> Node:
+    node = core.loom.graph.node_of(call.record)
+    assert node is not None
+    return node
+
+
+def test_calls_of_a_known_short_function_never_become_nodes() -> None:
+    core, worker, calls = batch(10)
+    finish(core, worker, *calls[:7])
+    finish(core, worker, *calls[7:])
+    assert [call.record.outcome for call in calls] == [value_of(call.record) for call in calls]
+    assert all(call.record.producer is None for call in calls)
+    assert core.loom.graph.count_pending() == 1
+
+
+def test_a_worker_whose_last_call_is_done_is_free() -> None:
+    core, worker, calls = batch(3)
+    (first,) = worker.nodes.values()
+    core.loom.on_done(worker, first.seq, (b"first",), (None,), SHORT_S)
+    finish(core, worker, *calls[:2])
+    assert worker.lease is not None
+    finish(core, worker, *calls[2:])
+    assert worker.lease is None
+    core.check()
+    assert core.is_at_rest()
+
+
+def test_who_looks_at_a_call_in_its_line_finds_a_node_that_is_ready() -> None:
+    core = Core(cpus=1, starts_workers=False)
+    a, b = core.call_many(2)
+    node = node_of(core, b)
+    assert (node.state, node.attempt, node.key) == (S.READY, 0, b.record.key - 1)
+    assert node_of(core, b) is node
+    core.worker()
+    core.loom.schedule()
+    core.finish(node_of(core, a))
+    core.finish(node)
+    assert b.record.outcome is not None
+
+
+def test_who_looks_at_a_call_that_a_worker_has_finds_its_node_and_those_before_it() -> None:
+    core, worker, calls = batch(4)
+    node = node_of(core, calls[1])
+    assert (node.state, node.attempt, node.worker) == (S.ASSIGNED, 1, worker)
+    assert worker.nodes[node.seq] is node
+    assert list(worker.inflight) == sorted(worker.inflight)
+    assert not worker.calls
+
+
+def test_a_call_in_its_line_can_be_cancelled() -> None:
+    core = Core(cpus=1, starts_workers=False)
+    a, b, c = core.call_many(3)
+    core.cancel(b.record)
+    core.worker()
+    assert core.outcome(b.record).cancelled
+    for call in (a, c):
+        core.finish(node_of(core, call))
+
+
+def test_a_call_that_a_worker_has_can_be_cancelled() -> None:
+    core, worker, calls = batch(3)
+    core.cancel(calls[1].record)
+    assert core.outcome(calls[1].record).cancelled
+    assert [verb[0] for verb in core.outbox.verbs if verb[0] == "interrupt"] == ["interrupt"]
+    seq = next(seq for seq, node in worker.inflight.items() if node.state is S.CANCELLED)
+    core.loom.on_failed(worker, seq, None, retry=False, seconds=0.0)
+    core.check()
+
+
+def test_what_a_worker_gives_back_is_still_no_node_and_comes_first() -> None:
+    core, worker, calls = batch(4)
+    core.loom.on_returned(worker, worker.oldest_seq + 1, worker.seq)
+    assert list(worker.calls.values()) == calls[:1]
+    assert all(call.is_plain for call in calls)
+    (late,) = core.call_many(1)
+    (bucket,) = core.loom.ready.in_order()
+    assert list(bucket.nodes) == [*calls[1:], late]
+
+
+def test_a_call_whose_worker_dies_of_it_has_lost_an_attempt_and_the_others_none() -> None:
+    core, worker, calls = batch(4, retries=1)
+    seqs = list(worker.calls)
+    core.lose(worker, started=seqs[1])
+    nodes = [node_of(core, call) for call in calls]
+    assert [node.attempt for node in nodes] == [0, 1, 0, 0]
+    assert all(node.state is S.READY for node in nodes)
+
+
+def test_a_call_that_raises_may_be_tried_again() -> None:
+    core, worker, calls = batch(3, retries=1)
+    seq = list(worker.calls)[1]
+    error = Trouble("raised", calls[1].record.key - 1)
+    core.loom.on_failed(worker, seq, error, retry=True, seconds=SHORT_S)
+    assert list(worker.calls.values()) == calls[2:]
+    assert (node_of(core, calls[1]).state, node_of(core, calls[1]).attempt) == (S.READY, 1)
+
+
+def test_a_dependent_of_a_call_becomes_ready_with_its_value() -> None:
+    core, _, calls = batch(3)
+    node = core.submit([calls[2].record])
+    core.loom.schedule()
+    core.finish(*[node_of(core, call) for call in calls])
+    assert node.state in {S.READY, S.ASSIGNED}
+
+
+def test_a_call_that_can_never_run_fails_at_once() -> None:
+    core = Core(cpus=1)
+    call = core.call(cpus=2)
+    assert core.outcome(call.record).kind == "unschedulable"
+
+
+def test_a_call_that_nobody_wants_leaves_nothing() -> None:
+    core, worker, calls = batch(2)
+    core.drop(*[call.record for call in calls])
+    core.finish(*worker.inflight.values())
+    assert not [call for call in calls if call.record.key in core.loom.graph.objects]
+
+
+@pytest.mark.parametrize("seed", range(scaled(60)))
+def test_a_random_life_of_calls_ends_as_if_all_were_nodes(seed: int) -> None:
+    Life(seed).run()
+
+
+class Life:
+    """Calls of all kinds, on workers that do what workers do, in an order left to chance."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.core = Core(cpus=2, starts_workers=False, checks=False)
+        self.loom = self.core.loom
+        self.queues: dict[WorkerRecord, deque[int]] = {}
+        self.records: list[ObjectRecord] = []
+        self.cancelled: set[ObjectRecord] = set()
+        self.seen = 0  # verbs that have been carried out
+        for _ in range(2):
+            self.queues[self.core.worker()] = deque()
+        self.core.learn(seconds=SHORT_S)
+
+    def run(self) -> None:
+        steps = (
+            [self.submit] * 4 + [self.work] * 8 + [self.give_back, self.die, self.cancel, self.look]
+        )
+        for _ in range(200):
+            self.chance.choice(steps)()
+            self.loom.schedule()
+            self.hear()
+        for _ in range(10_000):
+            if all(record.outcome is not None for record in self.records):
+                break
+            self.core.wait(1000.0)
+            self.work()
+            self.loom.schedule()
+            self.hear()
+        for record in self.records:
+            if record in self.cancelled and record.failed:
+                assert record.outcome.cancelled
+            elif not record.failed:
+                assert record.outcome == value_of(record)
+            else:  # what it depends on was cancelled
+                assert record.outcome.kind == "cancelled"
+                assert record.outcome.inherited
+        while any(self.queues.values()):
+            self.work()
+        assert self.loom.graph.count_pending() == 0
+        self.core.check_all()
+        assert self.core.is_at_rest()
+
+    def submit(self) -> None:
+        function = self.chance.choice("fg")
+        if self.records and self.chance.random() < 0.3:
+            deps = self.chance.sample(self.records, min(2, len(self.records)))
+            alive = [dep for dep in deps if dep.key in self.loom.graph.objects]
+            (record,) = self.core.submit(alive, function=function, retries=-1).outputs
+            self.records.append(record)
+            return
+        count = self.chance.choice((1, 1, 2, 10, 40))
+        calls = self.core.call_many(count, function=function, retries=-1)
+        self.records += [call.record for call in calls]
+
+    def hear(self) -> None:
+        """Workers get what the loom has sent."""
+        verbs = self.core.outbox.verbs
+        for verb in verbs[self.seen :]:
+            if verb[0] == "run":
+                self.queues[verb[1]].append(verb[2].seq)
+            elif verb[0] == "run_calls":
+                self.queues[verb[1]].extend(range(verb[2], verb[2] + len(verb[3])))
+        self.seen = len(verbs)
+
+    def work(self) -> None:
+        """A worker runs some of what it has, and says so at once."""
+        worker = self.chance.choice(list(self.queues))
+        queue = self.queues[worker]
+        done: list[tuple[PlainCall, bytes]] = []
+        for _ in range(min(len(queue), self.chance.choice((1, 3, 20)))):
+            seq = queue.popleft()
+            if self.chance.random() < 0.03:
+                self.bring(worker, done)
+                done = []
+                error = Trouble("raised", seq)
+                self.loom.on_failed(worker, seq, error, retry=True, seconds=SHORT_S)
+            elif seq in worker.calls:
+                call = worker.calls.pop(seq)
+                if done and done[0][0].spec is not call.spec:
+                    self.bring(worker, done)
+                    done = []
+                done.append((call, value_of(call.record)))
+            else:
+                self.bring(worker, done)
+                done = []
+                node = worker.nodes.get(seq)
+                if node is not None and node.unfinished:  # what it follows did not end well here
+                    self.loom.on_failed(worker, seq, None, retry=False, seconds=SHORT_S)
+                elif node is not None:
+                    value = value_of(node.outputs[0])
+                    self.loom.on_done(worker, seq, (value,), (None,), SHORT_S)
+        self.bring(worker, done)
+
+    def bring(self, worker: WorkerRecord, done: list[tuple[PlainCall, bytes]]) -> None:
+        if done:
+            self.loom.calls.on_done(worker, done, [SHORT_S] * len(done))
+
+    def give_back(self) -> None:
+        worker = self.chance.choice(list(self.queues))
+        queue = self.queues[worker]
+        if len(queue) > 1:
+            low, high = queue[0], queue[-1]
+            self.loom.on_returned(worker, low, high)
+            self.queues[worker] = deque([low])
+
+    def die(self) -> None:
+        worker = self.chance.choice(list(self.queues))
+        queue = self.queues.pop(worker)
+        started = queue[0] if queue else worker.seq
+        self.loom.on_worker_lost(worker, started, lambda node: Trouble("crash", node.key))
+        self.queues[self.core.worker()] = deque()
+
+    def cancel(self) -> None:
+        if self.records:
+            record = self.chance.choice(self.records)
+            if record.outcome is None:
+                self.cancelled.add(record)
+                self.loom.on_cancel(record.key, force=False, recursive=True)
+
+    def look(self) -> None:
+        """Somebody looks at one call, or at all, or checks the books."""
+        what = self.chance.randrange(3)
+        if what == 0 and self.records:
+            self.loom.graph.node_of(self.chance.choice(self.records))
+        elif what == 1:
+            assert len(self.loom.graph.nodes) == self.loom.graph.count_pending()
+        else:
+            self.core.check_all()
