@@ -10,7 +10,7 @@ from taskloom.backends.cluster_calls import Call
 
 
 def test_calls_that_two_batches_hand_back_keep_the_order_of_their_submission():
-    spec: Any = None
+    spec: Any = SimpleNamespace(num_returns=1)
     calls = [Call(task, spec) for task in range(12)]
     running = {call.task: call for call in calls}
     home: Any = SimpleNamespace(calls=SimpleNamespace(running=running), driver=None)

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import os
 import pickle
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
@@ -67,6 +68,9 @@ from taskloom.backends.dask_worker import (
 )
 from taskloom.exceptions import GetTimeoutError, RaySystemError
 
+CONNECT_S: Final = 10.0
+"""How long a connection to the scheduler may take, or may be away."""
+_ON_ITS_WAY: Final = frozenset({"newly-created", "connecting"})
 _FIRST: Final = 1_000_000
 """The priority of calls that need no slot: they hold nobody up."""
 
@@ -166,8 +170,7 @@ class DaskDriver:
             before: arguments that come before the dependencies.
             actor: it makes an actor of Dask's.
         """
-        if self.client.status != "running":
-            raise RaySystemError("the connection to Dask's scheduler is gone")
+        self._check_connection()
         here = [_at_hand(fill) for fill in fills]
         values = [self._value(fill) for fill, at in zip(fills, here, strict=True) if at is None]
         keeps = futures_in(job.places.values()) if job.places else []
@@ -254,6 +257,14 @@ class DaskDriver:
                 resources=self._request(specs[0]),
             )
         return Promise(key, 1, 0, future)
+
+    def _check_connection(self) -> None:
+        """It is there, or comes back: a worker's own is made when its first task asks for it."""
+        until = time.monotonic() + CONNECT_S
+        while self.client.status in _ON_ITS_WAY and time.monotonic() < until:
+            time.sleep(0.01)
+        if self.client.status != "running":
+            raise RaySystemError("the connection to Dask's scheduler is gone")
 
     # -- values -------------------------------------------------------------------------------
 
