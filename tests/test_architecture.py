@@ -8,6 +8,7 @@ small sources that break each rule, so that it is known to be able to fail.
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -450,3 +451,9 @@ def test_anyio_in_the_loom_is_reported():
 
 def test_a_module_without_a_floor_is_reported():
     assert "taskloom.helpers has no floor" in judge(helpers="")
+
+
+def test_no_two_test_files_have_the_same_name():
+    # pytest imports them by their names alone.
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
