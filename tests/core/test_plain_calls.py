@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from typing import Any
 
 import pytest
 from loom_driver import SHORT_S, Core, Trouble
 from tests.scale import scaled
 
+from taskloom._core import graph as graph_module
 from taskloom._core.node import Node, ObjectRecord, PlainCall, WorkerRecord
+from taskloom._core.placement import RunTimes
 from taskloom._core.states import NodeState
 
 S = NodeState
@@ -30,8 +33,8 @@ def batch(count: int, *, retries: int = 0) -> tuple[Core, WorkerRecord, list[Pla
 def finish(core: Core, worker: WorkerRecord, *calls: PlainCall) -> None:
     """The worker brings their values, together."""
     seqs = {id(call): seq for seq, call in worker.calls.items()}
-    done = [(worker.calls.pop(seqs[id(call)]), value_of(call.record)) for call in calls]
-    core.loom.calls.on_done(worker, done, [SHORT_S] * len(done))
+    done = [(seqs[id(call)], value_of(call.record)) for call in calls]
+    core.loom.calls.on_done(worker, calls[0].spec, done, [SHORT_S] * len(done))
 
 
 def value_of(record: ObjectRecord) -> bytes:
@@ -156,6 +159,63 @@ def test_a_call_that_nobody_wants_leaves_nothing() -> None:
     assert not [call for call in calls if call.record.key in core.loom.graph.objects]
 
 
+def test_who_looks_while_nodes_are_made_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As user code does that a garbage collection runs when memory for a node is taken.
+    core, worker, calls = batch(6)
+    make = graph_module.node_from
+
+    def make_and_look(call: PlainCall) -> Node:
+        monkeypatch.setattr(graph_module, "node_from", make)
+        assert node_of(core, calls[3]).state is S.ASSIGNED
+        return make(call)
+
+    monkeypatch.setattr(graph_module, "node_from", make_and_look)
+    nodes = list(worker.inflight.values())
+    assert [node.key for node in nodes[1:]] == [call.record.key - 1 for call in calls]
+    assert [node.seq for node in nodes] == list(worker.inflight) == sorted(worker.inflight)
+    assert [node_of(core, call) for call in calls] == nodes[1:]
+    core.check()
+
+
+def test_a_call_that_becomes_a_node_after_its_worker_has_said_what_it_came_to_is_done_as_one() -> (
+    None
+):
+    core, worker, calls = batch(4)
+    seqs = list(worker.calls)
+    core.loom.graph.node_of(calls[1].record)
+    done = [(seq, b"value") for seq in seqs]
+    core.loom.calls.on_done(worker, calls[0].spec, done, [SHORT_S] * 4)
+    assert [call.record.outcome for call in calls] == [b"value"] * 4
+    core.finish(*worker.inflight.values())
+    assert core.is_at_rest()
+
+
+def test_how_often_a_call_was_passed_over_is_counted_on_when_it_becomes_a_node() -> None:
+    core = Core(cpus=1, starts_workers=False)
+    (call,) = core.call_many(1)
+    node = node_of(core, call)
+    (bucket,) = core.loom.ready.in_order()
+    assert bucket.first() is node
+
+
+@pytest.mark.parametrize(
+    "seconds", [[1e-5] * 30, [0.02] * 3, [1e-5, 0.02, 1e-5], [0.01]], ids=lambda s: str(len(s))
+)
+@pytest.mark.parametrize("before", [[], [0.05], [1e-5] * 3])
+def test_run_times_that_come_together_count_as_one_after_the_other(
+    before: list[float], seconds: list[float]
+) -> None:
+    one, all_at_once = RunTimes(), RunTimes()
+    key: Any = "f"
+    for value in [*before, *seconds]:
+        one.note(key, value)
+    for value in before:
+        all_at_once.note(key, value)
+    all_at_once.note_all(key, seconds)
+    assert one.window(key) == all_at_once.window(key)
+    assert one._mean_s == all_at_once._mean_s
+
+
 @pytest.mark.parametrize("seed", range(scaled(60)))
 def test_a_random_life_of_calls_ends_as_if_all_were_nodes(seed: int) -> None:
     Life(seed).run()
@@ -231,34 +291,36 @@ class Life:
         """A worker runs some of what it has, and says so at once."""
         worker = self.chance.choice(list(self.queues))
         queue = self.queues[worker]
-        done: list[tuple[PlainCall, bytes]] = []
+        done: list[tuple[int, PlainCall]] = []
         for _ in range(min(len(queue), self.chance.choice((1, 3, 20)))):
             seq = queue.popleft()
-            if self.chance.random() < 0.03:
-                self.bring(worker, done)
-                done = []
-                error = Trouble("raised", seq)
-                self.loom.on_failed(worker, seq, error, retry=True, seconds=SHORT_S)
-            elif seq in worker.calls:
-                call = worker.calls.pop(seq)
-                if done and done[0][0].spec is not call.spec:
+            call = worker.calls.get(seq)
+            if call is not None and self.chance.random() >= 0.03:
+                if done and done[0][1].spec is not call.spec:
                     self.bring(worker, done)
                     done = []
-                done.append((call, value_of(call.record)))
-            else:
-                self.bring(worker, done)
-                done = []
-                node = worker.nodes.get(seq)
-                if node is not None and node.unfinished:  # what it follows did not end well here
-                    self.loom.on_failed(worker, seq, None, retry=False, seconds=SHORT_S)
-                elif node is not None:
-                    value = value_of(node.outputs[0])
-                    self.loom.on_done(worker, seq, (value,), (None,), SHORT_S)
+                done.append((seq, call))
+                continue
+            self.bring(worker, done)
+            done = []
+            node = worker.node_at(seq)
+            if node is not None and node.unfinished:  # what it follows did not end well here
+                self.loom.on_failed(worker, seq, None, retry=False, seconds=SHORT_S)
+            elif node is not None and self.chance.random() < 0.1:
+                error = Trouble("raised", seq)
+                self.loom.on_failed(worker, seq, error, retry=True, seconds=SHORT_S)
+            elif node is not None:
+                value = value_of(node.outputs[0])
+                self.loom.on_done(worker, seq, (value,), (None,), SHORT_S)
         self.bring(worker, done)
 
-    def bring(self, worker: WorkerRecord, done: list[tuple[PlainCall, bytes]]) -> None:
-        if done:
-            self.loom.calls.on_done(worker, done, [SHORT_S] * len(done))
+    def bring(self, worker: WorkerRecord, those: list[tuple[int, PlainCall]]) -> None:
+        if not those:
+            return
+        if self.chance.random() < 0.1:  # somebody looks, between the message and this
+            self.loom.graph.node_of(self.chance.choice(those)[1].record)
+        done = [(seq, value_of(call.record)) for seq, call in those]
+        self.loom.calls.on_done(worker, those[0][1].spec, done, [SHORT_S] * len(done))
 
     def give_back(self) -> None:
         worker = self.chance.choice(list(self.queues))

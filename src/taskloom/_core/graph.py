@@ -66,19 +66,32 @@ class Graph:
             self._unfold(producer)
         return cast("Node", record.producer)
 
-    def unfold_on(self, worker: WorkerRecord, call: PlainCall) -> Node:
-        """Make a node of a call that a worker has; its ``seq`` is missing."""
-        node = self._unfold(call)
+    # While a node is made, a garbage collection may run user code that looks at the same call, and
+    # its node is there before this one.  So it is finished first, and then put in its place by
+    # statements that call nothing.
+
+    def unfold_on(self, worker: WorkerRecord, seq: int, call: PlainCall) -> None:
+        """Make a node of a call that a worker has, the first of those."""
+        node = self._ready_node(call)
         node.worker = worker
+        node.seq = seq
         node.attempt = 1
         self.move(node, ASSIGNED, "placed")
-        return node
+        if call.record.producer is call and seq in worker.calls:
+            del worker.calls[seq]
+            worker.nodes[seq] = node
+            call.record.producer = self._nodes[node.key] = node
+            self._plain -= 1
 
-    def _unfold(self, call: PlainCall) -> Node:
+    def _unfold(self, call: PlainCall) -> None:
+        node = self._ready_node(call)
+        if call.record.producer is call:
+            call.record.producer = self._nodes[node.key] = node
+            self._plain -= 1
+
+    def _ready_node(self, call: PlainCall) -> Node:
         node = node_from(call)
         node.order, node.passed_over = call.order, call.passed_over
-        call.record.producer = self._nodes[node.key] = node
-        self._plain -= 1
         self.move(node, READY, "no dependencies")
         return node
 
@@ -94,14 +107,29 @@ class Graph:
         self._orders += len(calls)
         self._plain += len(calls)
 
-    def finish_calls(self, done: Sequence[tuple[PlainCall, bytes]]) -> list[Node]:
-        """Calls have their values; the dependents that are READY now."""
-        self._plain -= len(done)
+    def finish_calls(
+        self, worker: WorkerRecord, done: Sequence[tuple[int, bytes]]
+    ) -> tuple[list[Node], Sequence[tuple[int, bytes]]]:
+        """Calls have their values.
+
+        Args:
+            worker: that had them.
+            done: the ``seq`` and the value of each.
+
+        Returns: the dependents that are READY now; those that have become nodes meanwhile.
+        """
+        calls = worker.calls
         ready: list[Node] = []
+        unfolded: list[tuple[int, bytes]] = []
         records: list[ObjectRecord] = []
-        for call, outcome in done:
-            record = call.record
+        for seq, outcome in done:
+            if seq not in calls:
+                unfolded.append((seq, outcome))
+                continue
+            record = calls[seq].record
+            del calls[seq]
             record.producer = None
+            self._plain -= 1
             if record.dependents:
                 self._finish_one(record, outcome, None, ready)
             else:
@@ -111,7 +139,7 @@ class Graph:
         for record in records:
             if record.holds == 0:
                 self._forget(record)
-        return ready
+        return ready, unfolded
 
     def move(self, node: Node, new: NodeState, why: str) -> None:
         """The only line in the project that changes a node's state."""

@@ -155,7 +155,7 @@ class PlainCall:
     It has values for arguments, one result and no time limit, and nobody has asked for anything
     but its result.  Then it needs no more than this: it stands in its line, is with a worker,
     and is done.  Whoever looks at it in any other way finds its node, made in that moment
-    (:meth:`Graph.unfold`), with the state that it would have had.
+    (:meth:`Graph.node_of`), with the state that it would have had.
 
     Fast path: a call that ends as one costs half the time of one that is a node.  Plain twin:
     ``Node``, whose steps (``Reactor.on_submit``, ``Scheduler._assign``, ``Reactor.on_done``)
@@ -276,13 +276,13 @@ class WorkerRecord:
 
     def unfold(self, last: int | None = None) -> None:
         """Make nodes of its calls, of those up to number ``last`` or of all."""
-        calls = self.calls
-        for seq in list(calls):
+        while self.calls:
+            seq = next(iter(self.calls))
             if last is not None and seq > last:
                 break
-            call = calls.pop(seq)
-            self.nodes[seq] = node = call.graph.unfold_on(self, call)
-            node.seq = seq
+            call = self.calls[seq]
+            call.graph.unfold_on(self, seq, call)
+            self.calls.pop(seq, None)  # it has its node, whoever made that
 
     @property
     def blocked(self) -> bool:

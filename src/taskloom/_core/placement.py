@@ -40,9 +40,13 @@ class RunTimes:
         """The same for one call after another."""
         mean = self._mean_s.get(function)
         for one in seconds:
-            mean = followed(mean, one)
+            if mean is None:  # the first of its function
+                self.note(function, one)
+                mean = one
+            else:
+                mean = followed(mean, one)
         if mean is not None:
-            self.note(function, mean)
+            self._mean_s[function] = mean
 
     def window(self, function: FunctionKey) -> int:
         """How many calls of a function one worker may have in flight."""

@@ -77,20 +77,27 @@ class PlainCalls:
         return len(handed)
 
     def on_done(
-        self, worker: WorkerRecord, done: Sequence[tuple[PlainCall, bytes]], seconds: list[float]
+        self,
+        worker: WorkerRecord,
+        spec: TaskSpec,
+        done: Sequence[tuple[int, bytes]],
+        seconds: Sequence[float],
     ) -> None:
         """Calls of one function have returned.  Twin: :meth:`Reactor.on_done`.
 
         Args:
-            worker: that had them; they have been taken from it.
-            done: each, and its value.
+            worker: that has them.
+            spec: of them all.
+            done: the ``seq`` and the value of each.
             seconds: how long each took.
         """
         loom = self._loom
-        loom.times.note_all(done[0][0].spec.function.key, seconds)
+        loom.times.note_all(spec.function.key, seconds)
         # Release before resolving: who is woken may submit at once and should find room.
-        if not worker.load:
+        if worker.load == len(done):
             loom.free(worker)
-        ready = loom.graph.finish_calls(done)
+        ready, unfolded = loom.graph.finish_calls(worker, done)
         if ready:
             loom.make_all_ready(ready)
+        for seq, outcome in unfolded:
+            loom.on_done(worker, seq, (outcome,), (None,), seconds[-1])

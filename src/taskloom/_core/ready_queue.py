@@ -59,6 +59,8 @@ class Bucket:
         nodes = self.nodes
         while nodes:
             first = nodes[0]
+            if isinstance(first, PlainCall) and isinstance(first.record.producer, Node):
+                nodes[0] = first = first.record.producer  # it has become one, and counts for itself
             if _is_ready(first):
                 return first
             nodes.popleft()

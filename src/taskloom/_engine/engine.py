@@ -331,11 +331,11 @@ class Engine:
         if self._diagnosis is not None:
             self._diagnosis.note()
 
-    def why(self, key: int) -> str:
-        """What the object ``key`` waits for."""
+    def why(self, key: int, *, is_settled: bool = True) -> str:
+        """What the object ``key`` waits for; not settled: something is going on just now."""
         if self._diagnosis is None:
             return "the session is starting"
-        if not self._closing:
+        if is_settled and not self._closing:
             self.recall()
             self.loom.schedule()  # what only waits for the next pass waits for nothing
         return self._diagnosis.why(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from taskloom._core.node import Node, ObjectRecord, PlainCall, WorkerRecord
+from taskloom._core.node import Node, ObjectRecord, WorkerRecord
 from taskloom._core.reactor import Reactor
 from taskloom._engine.actor_desk import ActorDesk
 from taskloom._engine.groups import Groups
@@ -16,6 +16,7 @@ from taskloom._engine.submissions import node_from_worker, spec_from_worker
 from taskloom._memory import MemoryReport
 from taskloom._pool.pool import Pool
 from taskloom._pool.process import WorkerProcess
+from taskloom._spec import TaskSpec
 from taskloom._store.stored import Sealed
 from taskloom._wire import messages as m
 from taskloom._wire.frames import Message
@@ -88,22 +89,25 @@ class Mail:
         """Take in what came from a worker at once, in order."""
         drained = False
         record, calls = worker.record, worker.record.calls
-        done: list[tuple[PlainCall, bytes]] = []
+        done: list[tuple[int, bytes]] = []
         took_s: list[float] = []
+        spec: TaskSpec | None = None  # of those
         for message in batch:
             op = message[0]
             if op == m.DONE and drained:
                 _, seq, outcome, contained, seconds = message
-                if seq in calls and type(outcome) is bytes and not contained:
-                    call = calls.pop(seq)
-                    if done and call.spec is not done[0][0].spec:
-                        self._loom.calls.on_done(record, done, took_s)
-                        done, took_s = [], []
-                    done.append((call, outcome))
+                call = calls.get(seq)
+                if call is not None and type(outcome) is bytes and not contained:
+                    if call.spec is not spec:
+                        if spec is not None and done:
+                            self._loom.calls.on_done(record, spec, done, took_s)
+                            done, took_s = [], []
+                        spec = call.spec
+                    done.append((seq, outcome))
                     took_s.append(seconds)
                     continue
-            if done:  # in the order in which it was said
-                self._loom.calls.on_done(record, done, took_s)
+            if spec is not None and done:  # in the order in which it was said
+                self._loom.calls.on_done(record, spec, done, took_s)
                 done, took_s = [], []
             if op in _ANSWERS:
                 if not drained:  # what a task printed is out before its result is
@@ -112,8 +116,8 @@ class Mail:
                 self._read_answer(worker, message)
             else:
                 self._handlers[op](worker, message)
-        if done:
-            self._loom.calls.on_done(record, done, took_s)
+        if spec is not None and done:
+            self._loom.calls.on_done(record, spec, done, took_s)
 
     def _read_answer(self, worker: WorkerProcess, message: Message) -> None:
         op = message[0]

@@ -128,10 +128,17 @@ class Portal:
         if self._rung and len(self._inbox) >= MANY_WAIT:
             time.sleep(_NAP_S)
 
+    def is_here(self) -> bool:
+        """True in the loop's thread: user code that a garbage collection runs there.
+
+        It stands in the middle of what the engine does.  It may look, but change nothing.
+        """
+        return threading.get_ident() == self.thread_id
+
     def call(self, function: Callable[[], Any]) -> Any:
         """Run ``function`` in the loop's thread and wait for what it returns or raises."""
-        if threading.get_ident() == self.thread_id:
-            return function()  # user code that a garbage collection runs there
+        if self.is_here():
+            return function()
         answer: list[Any] = []
         done = threading.Lock()
         done.acquire()

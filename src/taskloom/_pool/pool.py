@@ -342,7 +342,7 @@ class Pool:
         for worker in list(self.by_number.values()):
             record = worker.record
             idle = record.ready and not record.load and not record.pending_requests
-            idle = idle and record.actor is None
+            idle = idle and record.actor is None and record.number in self._owner.loom.workers
             if idle and not record.borrowed and now - worker.idle_since >= timeout_s:
                 self._owner.loom.on_worker_retired(record)
                 worker.stop()

@@ -53,9 +53,6 @@ if TYPE_CHECKING:
 
     from taskloom._memory import MemoryReport
 
-from taskloom._ids import INDEX_BITS
-
-X = (int(os.environ.get("X", "1024")) - 1) << INDEX_BITS
 _CLOSED: Final = "the taskloom session is closed: call taskloom.init() to start another one"
 
 
@@ -393,6 +390,8 @@ class LocalBackend:
 
     def withdraw(self, ref: ObjectRef[object]) -> bool:
         key = self._check(ref)._key
+        if self._portal.is_here():
+            return False
         return bool(self._portal.call(lambda: self._engine.loom.on_withdraw(key)))
 
     def adopt(self, key: int) -> ObjectRef[object]:
@@ -422,7 +421,8 @@ class LocalBackend:
 
     def why(self, ref: ObjectRef[object]) -> str:
         key = self._check(ref)._key
-        return str(self._portal.call(lambda: self._engine.why(key)))
+        why = partial(self._engine.why, key, is_settled=not self._portal.is_here())
+        return str(self._portal.call(why))
 
     def cluster_resources(self) -> dict[str, float]:
         ledger = self._engine.loom.ledger
