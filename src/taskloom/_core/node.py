@@ -276,13 +276,12 @@ class WorkerRecord:
 
     def unfold(self, last: int | None = None) -> None:
         """Make nodes of its calls, of those up to number ``last`` or of all."""
-        while self.calls:
-            seq = next(iter(self.calls))
+        for seq in list(self.calls):
             if last is not None and seq > last:
                 break
-            call = self.calls[seq]
-            call.graph.unfold_on(self, seq, call)
-            self.calls.pop(seq, None)  # it has its node, whoever made that
+            call = self.calls.get(seq)
+            if call is not None:  # else it has its node: see ``Graph.unfold_on``
+                call.graph.unfold_on(self, seq, call)
 
     @property
     def blocked(self) -> bool:
