@@ -60,6 +60,22 @@ def test_idle_workers_end_and_come_back_with_demand(fresh, gate):
     assert pid not in pids
 
 
+def test_a_worker_that_is_about_to_end_is_not_retired_again(fresh):
+    fresh.init(num_cpus=1, idle_worker_timeout=1000)
+    pid = fresh.get(fresh.remote(os.getpid).remote())
+    backend = fresh._current._backend
+    pool = backend._engine._pool
+
+    def retire_twice():  # before the end of the process can be noticed
+        for worker in pool.by_number.values():
+            worker.idle_since = float("-inf")
+        pool._retire_idle()
+        pool._retire_idle()
+
+    backend._portal.call(retire_twice)
+    assert fresh.get(fresh.remote(os.getpid).remote(), timeout=30) != pid
+
+
 def test_idle_workers_for_coroutines_end_and_come_back(fresh):
     fresh.init(num_cpus=1, idle_worker_timeout=0.1)
 
