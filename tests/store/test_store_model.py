@@ -130,4 +130,5 @@ def test_the_store_holds_exactly_what_a_program_can_reach(tl, tasks, steps):
     views.clear()
     held = None
     assert eventually(lambda: gc.collect() >= 0 and tl.memory().objects == ()), str(tl.memory())
-    assert eventually(lambda: tl.memory().used_bytes == 0), str(tl.memory())
+    # Each time: a collection does nothing while another thread has one.
+    assert eventually(lambda: gc.collect() >= 0 and tl.memory().used_bytes == 0), str(tl.memory())
