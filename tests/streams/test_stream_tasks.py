@@ -142,7 +142,9 @@ def f():
 for ref in f.options(backpressure=1).remote():
     i = tl.get(ref)
     sys.stdout.flush()
-    print("got", i, flush=True)
+    # One write: print() makes several, and what the task prints next may come between them.
+    sys.stdout.write(f"got {i}\\n")
+    sys.stdout.flush()
 """
     )
     lines = [line.rpartition(") ")[2] for line in done.stdout.splitlines()]
