@@ -29,15 +29,10 @@ def nap_s(left_s: float | None) -> float | None:
 
 def acquire(lock: threading.Lock, timeout_s: float | None) -> bool:
     """Take ``lock``; False when it was not free within ``timeout_s`` seconds (None: for ever)."""
-    if threading.current_thread() is not threading.main_thread():
-        return lock.acquire(timeout=-1 if timeout_s is None else timeout_s)
-    if timeout_s is None:
-        while not lock.acquire(timeout=_LOOK_S):
-            pass
-        return True
-    until = monotonic() + timeout_s
-    while not lock.acquire(timeout=min(timeout_s, _LOOK_S)):
-        timeout_s = until - monotonic()
-        if timeout_s <= 0:
+    until = None if timeout_s is None else monotonic() + timeout_s
+    while True:
+        nap = nap_s(timeout_s)
+        if lock.acquire(timeout=-1 if nap is None else nap):
+            return True
+        if until is not None and (timeout_s := until - monotonic()) <= 0:
             return False
-    return True

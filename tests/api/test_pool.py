@@ -183,3 +183,21 @@ def test_a_short_task_does_not_wait_behind_a_long_one(tl, gate):
     assert tl.get(refs, timeout=20) == [0] * 100
     gate.open()
     tl.get(long)
+
+
+def test_code_that_runs_in_the_engine_s_thread_may_look_and_change_nothing(fresh, gate):
+    # A garbage collection may run a __del__ there, in the middle of anything.
+    fresh.init(num_cpus=1)
+    refs = [fresh.remote(gate.enter).remote("held")]
+    gate.wait_for("held")
+    refs += [fresh.remote(lambda n: n).remote(n) for n in range(3)]
+    backend = fresh._current._backend
+
+    def look():
+        return refs[2].why(), backend.withdraw(refs[2])
+
+    text, is_withdrawn = backend._portal.call(look)
+    assert "queued" in text
+    assert not is_withdrawn
+    gate.open()
+    assert fresh.get(refs[1:], timeout=60) == [0, 1, 2]

@@ -193,9 +193,14 @@ def test_a_call_that_becomes_a_node_after_its_worker_has_said_what_it_came_to_is
 def test_how_often_a_call_was_passed_over_is_counted_on_when_it_becomes_a_node() -> None:
     core = Core(cpus=1, starts_workers=False)
     (call,) = core.call_many(1)
+    call.passed_over = 3
     node = node_of(core, call)
     (bucket,) = core.loom.ready.in_order()
-    assert bucket.first() is node
+    first = bucket.first()
+    assert first is node
+    first.passed_over += 4
+    assert bucket.head() is node
+    assert node.passed_over == 7
 
 
 @pytest.mark.parametrize(

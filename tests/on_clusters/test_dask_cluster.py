@@ -20,10 +20,10 @@ START_S = 60.0
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
 
 
-def run(program: str, *args: str, timeout: float = 120) -> str:
-    """What a program prints that runs in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), *args],
+def python(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """How a Python process of its own ends, and what it prints."""
+    return subprocess.run(
+        [sys.executable, *arguments],
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -31,6 +31,11 @@ def run(program: str, *args: str, timeout: float = 120) -> str:
         env=ENVIRONMENT,
         check=False,
     )
+
+
+def run(program: str, *args: str, timeout: float = 120) -> str:
+    """What a program prints that runs in a process of its own."""
+    done = python("-c", textwrap.dedent(program), *args, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -293,15 +298,8 @@ def test_a_cluster_of_our_own_leaves_no_process_and_says_nothing():
         print(*taskloom.get([where.remote()]))
         taskloom.remote(time.sleep).remote(60)  # nobody waits for it
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        check=True,
-    )
+    done = python("-c", textwrap.dedent(program))
+    assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     pids = done.stdout.split()
     assert len(pids) >= 2
@@ -309,15 +307,7 @@ def test_a_cluster_of_our_own_leaves_no_process_and_says_nothing():
 
 
 def test_the_doctor_finds_all_well_and_ends_in_silence():
-    done = subprocess.run(
-        [sys.executable, "-m", "taskloom", "doctor", "--address", "dask"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        check=False,
-    )
+    done = python("-m", "taskloom", "doctor", "--address", "dask")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"^ok +its streams +answered", done.stdout, re.MULTILINE), done.stdout
 
@@ -331,15 +321,7 @@ def test_workers_end_when_their_program_is_killed():
         print(taskloom.get(taskloom.remote(lambda: os.getpid()).remote()), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        check=False,
-    )
+    done = python("-c", textwrap.dedent(program))
     pid = int(done.stdout)
     assert eventually(lambda: not os.path.exists(f"/proc/{pid}"))
 

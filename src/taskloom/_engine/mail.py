@@ -41,6 +41,17 @@ class Addressee(Protocol):
     def post(self, worker: WorkerProcess, message: Message) -> None: ...
 
 
+class _Run:
+    """Calls of one function that are not nodes and whose values came one after another."""
+
+    __slots__ = ("done", "seconds", "spec")
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
+        self.done: list[tuple[int, bytes]] = []
+        self.seconds: list[float] = []
+
+
 class Mail:
     """Reads the messages of workers.
 
@@ -89,26 +100,21 @@ class Mail:
         """Take in what came from a worker at once, in order."""
         drained = False
         record, calls = worker.record, worker.record.calls
-        done: list[tuple[int, bytes]] = []
-        took_s: list[float] = []
-        spec: TaskSpec | None = None  # of those
+        run: _Run | None = None  # of calls that have ended, one after another
         for message in batch:
             op = message[0]
             if op == m.DONE and drained:
                 _, seq, outcome, contained, seconds = message
                 call = calls.get(seq)
                 if call is not None and type(outcome) is bytes and not contained:
-                    if call.spec is not spec:
-                        if spec is not None and done:
-                            self._loom.calls.on_done(record, spec, done, took_s)
-                            done, took_s = [], []
-                        spec = call.spec
-                    done.append((seq, outcome))
-                    took_s.append(seconds)
+                    if run is None or call.spec is not run.spec:
+                        self._end_run(record, run)
+                        run = _Run(call.spec)
+                    run.done.append((seq, outcome))
+                    run.seconds.append(seconds)
                     continue
-            if spec is not None and done:  # in the order in which it was said
-                self._loom.calls.on_done(record, spec, done, took_s)
-                done, took_s = [], []
+            self._end_run(record, run)  # in the order in which it was said
+            run = None
             if op in _ANSWERS:
                 if not drained:  # what a task printed is out before its result is
                     drained = True
@@ -116,8 +122,11 @@ class Mail:
                 self._read_answer(worker, message)
             else:
                 self._handlers[op](worker, message)
-        if spec is not None and done:
-            self._loom.calls.on_done(record, spec, done, took_s)
+        self._end_run(record, run)
+
+    def _end_run(self, worker: WorkerRecord, run: _Run | None) -> None:
+        if run is not None:
+            self._loom.calls.on_done(worker, run.spec, run.done, run.seconds)
 
     def _read_answer(self, worker: WorkerProcess, message: Message) -> None:
         op = message[0]

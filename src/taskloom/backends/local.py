@@ -161,6 +161,7 @@ class LocalBackend:
         task = self._next_task()
         count = spec.num_returns
         record = ObjectRecord(task + 1)
+        context = self._contexts.pack()
         if (
             spec.is_plain
             and holes is None
@@ -168,12 +169,11 @@ class LocalBackend:
             and type(payload) is bytes
             and (self._short_cut.shown is None or self._portal.is_rung)
             and not self._open_groups
-            and self._contexts.pack() is None
+            and context is None
         ):
             # Fast path, see ``PlainCall``.  Plain twin: the rest of this method.
-            call = PlainCall(record, spec, payload)
             ref: ObjectRef[object] = ObjectRef(task + 1, self, record)
-            self._post(None, call)
+            self._post(None, PlainCall(record, spec, payload))
             if self._sites is not None:
                 self._sites.note(record.key, self._engine.loom.graph.objects)
             if not task & LOOK_EVERY:
@@ -187,7 +187,7 @@ class LocalBackend:
         deps = tuple([self._check(ref)._record for ref in refs]) if refs else ()
         node = Node(task, spec, payload, holes, deps, outputs)
         node.nested = nested  # type: ignore[assignment]  # keys; the engine looks them up
-        node.context = self._contexts.pack()
+        node.context = context
         if self._open_groups and (group := _current.open_group(self)) is not None:
             node.scope = cast("LocalGroup", group).scope
         # Refs first: what Ctrl-C interrupts here is dropped.
