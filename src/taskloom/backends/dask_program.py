@@ -70,13 +70,14 @@ class MainThreadPoolExecutor(Executor):
                 work = self._main.get()
                 if work is None:
                     return
-                _run(work)
+                _run(work, self._free_main)
                 del work
             except KeyboardInterrupt:
-                pass  # one that came too late for the task that it was meant for
-            finally:
-                with self._lock:
-                    self._is_main_free = self._main.empty()
+                self._free_main()  # it came too late for the task that it was meant for
+
+    def _free_main(self) -> None:
+        with self._lock:
+            self._is_main_free = self._main.empty()
 
     def _serve_more(self) -> None:
         while True:
@@ -132,12 +133,17 @@ class Doorman(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped
             state.nthreads = slots
 
 
-def _run(work: _Work) -> None:
+def _run(work: _Work, before_telling: Callable[[], None] = lambda: None) -> None:
+    """Run a function; who waits for it may have the next one as soon as it is told."""
     future, function, args, kwargs = work
     try:
-        future.set_result(function(*args, **kwargs))
+        result = function(*args, **kwargs)
     except BaseException as error:
+        before_telling()
         future.set_exception(error)
+    else:
+        before_telling()
+        future.set_result(result)
 
 
 def main(scheduler: str, resources: Mapping[str, float]) -> None:
