@@ -177,33 +177,31 @@ def test_cancel_wakes_a_function_that_sleeps_and_the_worker_lives_on(tmp_path):
 
 
 def test_an_await_that_is_cancelled_cancels_the_task(tmp_path):
+    gate = Gate(tmp_path)
+
     @taskloom.remote
-    def sleep(path):
+    def sleep():
         try:
-            open(path, "w").close()  # in here: once it can be seen, the interrupt may come
+            gate.note("began")  # in here: once it can be seen, the interrupt may come
             time.sleep(60)
         except KeyboardInterrupt:
-            open(path + ".told", "w").close()
+            gate.note("told")
             raise
 
-    path = tmp_path / "began"
+    async def value_of(ref):
+        return await ref
 
     async def main():
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(60):
-                task = asyncio.ensure_future(_await(sleep.remote(str(path))))
-                while not path.exists():
-                    await asyncio.sleep(0.01)
-                task.cancel()
-                while not os.path.exists(f"{path}.told"):
-                    await asyncio.sleep(0.01)
-                raise TimeoutError
-
-    async def _await(ref):
-        await ref
+        waits = asyncio.create_task(value_of(sleep.remote()))
+        # Not a look at the gate that may succeed at once: a coroutine that is cancelled before its
+        # first step awaits nothing.
+        await asyncio.to_thread(gate.wait_for, "began")
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        await asyncio.to_thread(gate.wait_for, "told")
 
     asyncio.run(main())
-    assert os.path.exists(f"{path}.told")
 
 
 def test_get_with_a_timeout_lets_the_task_go_on(tmp_path):
