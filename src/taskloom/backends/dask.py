@@ -28,9 +28,12 @@ dask = load_extra("dask", "dask")
 from taskloom.backends import dask_head  # noqa: E402
 from taskloom.backends.dask_driver import DaskDriver  # noqa: E402
 from taskloom.backends.dask_processes import OwnCluster  # noqa: E402
+from taskloom.backends.dask_waits import is_connected  # noqa: E402
 
 _START_S: Final = 60.0
 """How long worker processes of our own may take to start."""
+_JOIN_S: Final = 60.0
+"""How long a worker may take to connect to its scheduler."""
 _LOGGERS: Final = (
     "distributed",
     "distributed.client",
@@ -88,8 +91,15 @@ def _start(config: Config, arguments: Mapping[str, Any]) -> OwnCluster:
 
 
 def join(facts: SessionFacts) -> DaskDriver:
-    """The driver of a worker."""
-    return DaskDriver(facts, distributed.get_client(), is_worker=True)
+    """The driver of a worker.
+
+    Raises:
+        ConnectionError: the worker cannot connect to its scheduler.
+    """
+    client = distributed.get_client()
+    if not is_connected(client, _JOIN_S):  # another thread of the worker has begun to make it
+        raise ConnectionError(f"a worker of Dask's has no connection to its scheduler ({client!r})")
+    return DaskDriver(facts, client, is_worker=True)
 
 
 def _begin(

@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import os
 import pickle
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
@@ -55,7 +54,7 @@ from taskloom.backends.dask_handles import (
 )
 from taskloom.backends.dask_program import FREE
 from taskloom.backends.dask_streams import DaskStream
-from taskloom.backends.dask_waits import wait_for, wait_for_any
+from taskloom.backends.dask_waits import is_connected, wait_for, wait_for_any
 from taskloom.backends.dask_worker import (
     outcome_of,
     pack_call,
@@ -69,8 +68,7 @@ from taskloom.backends.dask_worker import (
 from taskloom.exceptions import GetTimeoutError, RaySystemError
 
 CONNECT_S: Final = 10.0
-"""How long a connection to the scheduler may take, or may be away."""
-_ON_ITS_WAY: Final = frozenset({"newly-created", "connecting"})
+"""How long the connection to the scheduler may be away."""
 _FIRST: Final = 1_000_000
 """The priority of calls that need no slot: they hold nobody up."""
 
@@ -259,11 +257,8 @@ class DaskDriver:
         return Promise(key, 1, 0, future)
 
     def _check_connection(self) -> None:
-        """It is there, or comes back: a worker's own is made when its first task asks for it."""
-        until = time.monotonic() + CONNECT_S
-        while self.client.status in _ON_ITS_WAY and time.monotonic() < until:
-            time.sleep(0.01)
-        if self.client.status != "running":
+        """It is there, or comes back."""
+        if not is_connected(self.client, CONNECT_S):
             raise RaySystemError("the connection to Dask's scheduler is gone")
 
     # -- values -------------------------------------------------------------------------------

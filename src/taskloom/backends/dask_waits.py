@@ -1,10 +1,11 @@
-"""A task that waits for others gives its thread back meanwhile."""
+"""Waits: a task that waits for others gives its thread back meanwhile."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from time import time
+from time import monotonic, sleep, time
+from typing import Any, Final
 
 import distributed
 from distributed import threadpoolexecutor as pool
@@ -12,6 +13,8 @@ from distributed.worker import thread_state
 from distributed.worker_state_machine import SecedeEvent
 
 from taskloom.backends.dask_handles import Promise
+
+_ON_ITS_WAY: Final = frozenset({"newly-created", "connecting"})
 
 
 @contextmanager
@@ -68,3 +71,15 @@ def wait_for_any(promises: Sequence[Promise], timeout_s: float | None) -> None:
             pass
         except distributed.client.FuturesCancelledError:
             pass  # done, too
+
+
+def is_connected(client: Any, patience_s: float) -> bool:
+    """Whether a client of Dask's has its connection; one that is being made is waited for.
+
+    A worker has one client, and it is there for all its threads from the moment in which the first
+    one begins to connect it.  A client that has lost its connection makes another one, too.
+    """
+    until = monotonic() + patience_s
+    while client.status in _ON_ITS_WAY and monotonic() < until:
+        sleep(0.01)  # Dask tells nobody
+    return bool(client.status == "running")
