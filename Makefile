@@ -41,10 +41,13 @@ unit: venv  ## all tests, on one Python
 test-all-pythons: venv  ## all tests, on every other CPython >= 3.11 that is installed
 	@$(PY) tools/pythons.py others $(ARGS)
 
+# A test there may wait for minutes before it gives up, on a machine that is busy with other things.
+ON_BACKENDS := .venv-backends/bin/python -m pytest -q -o faulthandler_timeout=600
+
 test-backends: venv  ## one suite on every backend, and tests on a real Ray and Dask, in an environment that has them
 	@$(PY) tools/environment.py .venv-backends --extras test,ray,dask
-	@.venv-backends/bin/python -m pytest -q tests/conformance --backends all $(ARGS)
-	@.venv-backends/bin/python -m pytest -q tests/on_clusters $(ARGS)
+	@$(ON_BACKENDS) tests/conformance --backends all $(ARGS)
+	@$(ON_BACKENDS) tests/on_clusters $(ARGS)
 
 # The results themselves: make test-backends ARGS="--matrix docs/backends.json"
 backend-table: venv  ## write the table in docs/backends.md from docs/backends.json

@@ -44,6 +44,7 @@ TAG: Final = "TASKLOOM_TEST_TAG"
 RUN_TAG: Final = f"{os.environ.get(TAG, '')}/{uuid.uuid4().hex}"
 os.environ[TAG] = RUN_TAG
 SETTLE_S: Final = 5.0
+END_S: Final = 60.0  # for what ends by itself after the last test: the processes of a cluster do
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP)
 
 hypothesis.settings.register_profile(
@@ -281,7 +282,7 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """No process of the whole run is left, not even one that somebody else adopted."""
     own = {os.getpid(), *(pid for (pid, _start), _zombie in _descendants(os.getpid()))}
-    deadline = time.monotonic() + SETTLE_S
+    deadline = time.monotonic() + END_S
     while left := [p for p in tagged_processes(RUN_TAG) if p.pid not in own]:
         if time.monotonic() > deadline:
             for process in left:
@@ -360,11 +361,12 @@ def run_driver(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     command: Callable[[Path], Sequence[str]] | None = None,
+    linger_s: float = 2.0,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``script`` as a program of its own and return how it ended and what it printed.
 
     The test fails when the program does not end in ``timeout`` seconds, or when a process that
-    it started is alive two seconds after its end.
+    it started is alive ``linger_s`` seconds after its end.
 
     Args:
         script: the text of the program.
@@ -373,6 +375,7 @@ def run_driver(
         env: variables to add to this process's environment.
         cwd: where it runs; by default a directory of its own, which also holds ``driver.py``.
         command: makes of the program's path what follows ``python``; by default the path itself.
+        linger_s: how long what it started may outlive it.
     """
     tag = f"{RUN_TAG}/{uuid.uuid4().hex}"
     path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
@@ -401,7 +404,7 @@ def run_driver(
                 process.send_signal(signal.SIGABRT)  # faulthandler writes where every thread is
                 _wait_until(lambda: process.poll() is not None, 2.0)
             finally:
-                left = [] if complaint else _processes_left(tag, 2.0)
+                left = [] if complaint else _processes_left(tag, linger_s)
                 survivors = [f"{p.pid} {_command_line(p.pid)}" for p in left]
                 for other in tagged_processes(tag):
                     _kill(other)

@@ -23,9 +23,12 @@ from typing import Any, Final
 import pytest
 from tests.conformance.matrix import Matrix, behaviour_of
 from tests.conformance.stages import STAGES, Stage, chosen
+from tests.conformance.subjects import LONG_S
 
-AT_ONCE_S: Final = 10.0
+AT_ONCE_S: Final = 30.0
 """How long a refusal may take, on a machine that is busy with other things."""
+LINGER_S: Final = 30.0
+"""How long the processes of a cluster may take to notice that their program has ended."""
 
 _matrix: Final = pytest.StashKey[Matrix]()
 
@@ -94,7 +97,7 @@ def run_program(backend: Stage, run_driver: Callable[..., Any]) -> Callable[...,
     def run(program: str) -> tuple[str, str]:
         assert program.count("init()") == 1
         program = program.replace("init()", f"init({backend.init_line()})")
-        done = run_driver(program, timeout=100)
+        done = run_driver(program, timeout=LONG_S, linger_s=LINGER_S)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout, done.stderr
 

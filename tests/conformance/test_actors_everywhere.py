@@ -276,7 +276,7 @@ def test_a_threaded_actor_runs_as_many_calls_side_by_side_as_it_may():
             self.barrier = threading.Barrier(3)
 
         def meet(self):
-            self.barrier.wait(30)
+            self.barrier.wait(LONG_S)
             return "met"
 
     barrier = Barrier.remote()
@@ -291,7 +291,7 @@ def test_a_concurrency_group_has_a_limit_of_its_own():
             self.open = threading.Event()
 
         def wait(self):
-            return self.open.wait(30)
+            return self.open.wait(LONG_S)
 
         @tl.method(concurrency_group="io")
         def release(self):
@@ -376,7 +376,7 @@ def test_a_running_method_may_ask_whether_it_was_cancelled(tmp_path):
     class Patient:
         def work(self):
             gate.note("began")
-            if eventually(tl.get_runtime_context().is_canceled, 30):
+            if eventually(tl.get_runtime_context().is_canceled, LONG_S):
                 gate.note("knew")
 
     patient = Patient.remote()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
 
 import pytest
+from tests.gates import eventually
 
 LIBRARIES: Final = {"ray": "ray", "dask": "distributed"}
 _MISSING: Final = [name for name, library in LIBRARIES.items() if not find_spec(library)]
@@ -25,6 +25,11 @@ if len(_MISSING) == len(LIBRARIES):
 
 RAY = {"object_store_memory": 200 * 2**20, "include_dashboard": False}
 SETTLE_S = 30.0
+LONG_S: Final = 180
+"""Nothing takes that long; a cluster on a busy machine may take a good part of it: Dask alone
+spends half a minute on a worker that has died while somebody asked it for a value."""
+LINGER_S: Final = 30.0
+"""How long the processes of a cluster may take to notice that their program has ended."""
 
 os.environ["RAY_ADDRESS"] = "local"
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -51,11 +56,8 @@ def cluster(_session_on: str) -> Iterator[str]:
     """The name of the cluster that the test runs on, with the session that all tests share."""
     yield _session_on
     running: Any = import_module("taskloom._current").peek().calls.running
-    deadline = time.monotonic() + SETTLE_S
-    gc.collect()
-    while running and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not running, f"calls that are not over: {list(running.values())}"
+    is_over = eventually(lambda: gc.collect() >= 0 and not running, SETTLE_S)
+    assert is_over, f"calls that are not over: {list(running.values())}"
 
 
 @pytest.fixture(autouse=True)

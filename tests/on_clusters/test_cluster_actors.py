@@ -6,7 +6,7 @@ import os
 import time
 
 import pytest
-from tests.on_clusters.conftest import ON_RAY
+from tests.on_clusters.conftest import LONG_S, ON_RAY
 
 import taskloom
 from taskloom.actor import exit_actor
@@ -64,18 +64,18 @@ def test_a_crash_restarts_within_max_restarts():
     counter = Counter.options(max_restarts=1).remote(7)
     assert taskloom.get(counter.add.remote()) == 8
     with pytest.raises((ActorUnavailableError, ActorDiedError)):
-        taskloom.get(counter.die.remote(), timeout=60)
-    deadline = time.monotonic() + 60
+        taskloom.get(counter.die.remote(), timeout=LONG_S)
+    deadline = time.monotonic() + LONG_S
     while True:
         try:
-            assert taskloom.get(counter.add.remote(), timeout=60) == 8
+            assert taskloom.get(counter.add.remote(), timeout=LONG_S) == 8
             break
         except ActorUnavailableError:
             assert time.monotonic() < deadline
             time.sleep(0.1)
     assert taskloom.get(counter.me.remote())[2] is True
     with pytest.raises(ActorDiedError):
-        taskloom.get(counter.die.remote(), timeout=60)
+        taskloom.get(counter.die.remote(), timeout=LONG_S)
 
 
 @ON_RAY
@@ -83,10 +83,10 @@ def test_kill_may_restart():
     counter = Counter.options(max_restarts=-1).remote()
     before = taskloom.get(counter.pid.remote())
     taskloom.kill(counter, no_restart=False)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LONG_S
     while True:
         try:
-            after = taskloom.get(counter.pid.remote(), timeout=60)
+            after = taskloom.get(counter.pid.remote(), timeout=LONG_S)
             if after != before:
                 break
         except (ActorUnavailableError, ActorDiedError):

@@ -7,7 +7,7 @@ import time
 from itertools import pairwise
 
 import pytest
-from tests.on_clusters.conftest import ON_RAY
+from tests.on_clusters.conftest import LONG_S, ON_RAY
 
 import taskloom
 from taskloom import _current
@@ -146,11 +146,11 @@ def test_a_call_that_turns_out_long_holds_nobody_up(tmp_path, batches):
     known_as_short(wait, "")
     refs = [wait.remote(gate if n == 30 else "") for n in range(400)]
     others = refs[:30] + refs[31:]
-    _, rest = taskloom.wait(others, num_returns=len(others), timeout=60)
+    _, rest = taskloom.wait(others, num_returns=len(others), timeout=LONG_S)
     assert rest == []
     assert taskloom.wait([refs[30]], timeout=0)[0] == []
     open(gate, "w").close()
-    assert taskloom.get(refs[30], timeout=60) == gate
+    assert taskloom.get(refs[30], timeout=LONG_S) == gate
     assert batches
 
 
@@ -197,10 +197,10 @@ def test_a_call_that_is_cancelled_while_it_waits_never_runs(tmp_path):
     late = write.remote(mark)
     taskloom.cancel(late)
     with pytest.raises(TaskCancelledError):
-        taskloom.get(late, timeout=30)
+        taskloom.get(late, timeout=LONG_S)
     open(gate, "w").close()
-    taskloom.get([*busy, *fill], timeout=60)
-    assert taskloom.get([write.remote("") for _ in range(50)], timeout=60) == [None] * 50
+    taskloom.get([*busy, *fill], timeout=LONG_S)
+    assert taskloom.get([write.remote("") for _ in range(50)], timeout=LONG_S) == [None] * 50
 
 
 def test_a_worker_that_dies_costs_the_others_nothing(tmp_path, batches):
@@ -219,9 +219,9 @@ def test_a_worker_that_dies_costs_the_others_nothing(tmp_path, batches):
     for n, ref in enumerate(refs):
         if n == 150:
             with pytest.raises(WorkerCrashedError):
-                taskloom.get(ref, timeout=120)
+                taskloom.get(ref, timeout=LONG_S)
         else:
-            assert taskloom.get(ref, timeout=120) == n
+            assert taskloom.get(ref, timeout=LONG_S) == n
     assert (tmp_path / "died").read_text() == "xx"
     assert batches
 

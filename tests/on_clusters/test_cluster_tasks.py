@@ -12,6 +12,7 @@ from contextvars import ContextVar
 import pytest
 from tests.captured import printed
 from tests.gates import Gate, eventually
+from tests.on_clusters.conftest import LONG_S
 
 import taskloom
 from taskloom.exceptions import (
@@ -59,7 +60,7 @@ def test_a_ref_of_a_task_that_has_not_ended_can_travel_and_be_waited_for(tmp_pat
         gate.touch()
         return len(ready), taskloom.get(box[0])
 
-    assert taskloom.get(ask.remote([until_open.remote()]), timeout=60) == (0, "open")
+    assert taskloom.get(ask.remote([until_open.remote()]), timeout=LONG_S) == (0, "open")
 
 
 def test_await_gather_as_completed_and_wait_async_work_in_the_users_loop():
@@ -82,7 +83,7 @@ def test_coroutines_without_cpu_share_processes_and_run_side_by_side(cluster):
         await asyncio.sleep(0.2)
         return n, os.getpid()
 
-    found = taskloom.get([meet.remote(n) for n in range(50)], timeout=60)
+    found = taskloom.get([meet.remote(n) for n in range(50)], timeout=LONG_S)
     assert [n for n, _ in found] == list(range(50))
     assert len({pid for _, pid in found}) <= {"ray": 1, "dask": 2}[cluster]
 
@@ -93,7 +94,7 @@ def test_a_coroutine_with_a_cpu_runs_as_a_task_of_its_own():
         await asyncio.sleep(0)
         return await add.remote(2, 3)
 
-    assert taskloom.get(inside.remote(), timeout=60) == 5
+    assert taskloom.get(inside.remote(), timeout=LONG_S) == 5
 
 
 def test_large_values_do_not_pass_through_the_driver():
@@ -123,9 +124,9 @@ def test_a_worker_that_dies_is_retried_within_the_budget(tmp_path):
             os._exit(1)
         return os.path.getsize(path)
 
-    assert taskloom.get(dies.remote(str(tmp_path / "a"), 2), timeout=60) == 3
+    assert taskloom.get(dies.remote(str(tmp_path / "a"), 2), timeout=LONG_S) == 3
     with pytest.raises(WorkerCrashedError):
-        taskloom.get(dies.remote(str(tmp_path / "b"), 9), timeout=60)
+        taskloom.get(dies.remote(str(tmp_path / "b"), 9), timeout=LONG_S)
     assert (tmp_path / "b").read_text() == "xxx"
 
 
@@ -151,8 +152,8 @@ def test_a_task_that_kills_its_worker_as_it_begins_runs_no_more_often_than_it_ma
         poison = dies.remote(str(path))
         after = [fine.remote(n) for n in range(6)]
         with pytest.raises(WorkerCrashedError):
-            taskloom.get(poison, timeout=60)
-        assert taskloom.get(before + after, timeout=60) == [*range(6), *range(6)]
+            taskloom.get(poison, timeout=LONG_S)
+        assert taskloom.get(before + after, timeout=LONG_S) == [*range(6), *range(6)]
         assert path.read_text() == "xx"
 
 
@@ -172,7 +173,7 @@ def test_cancel_wakes_a_function_that_sleeps_and_the_worker_lives_on(tmp_path):
     gate.wait_for("began")
     taskloom.cancel(ref)
     with pytest.raises(TaskCancelledError):
-        taskloom.get(ref, timeout=60)
+        taskloom.get(ref, timeout=LONG_S)
     assert gate.count("told") == 1
 
 
@@ -216,7 +217,7 @@ def test_get_with_a_timeout_lets_the_task_go_on(tmp_path):
     with pytest.raises(GetTimeoutError):
         taskloom.get(ref, timeout=0.01)
     gate.open()
-    assert taskloom.get(ref, timeout=60) == "done"
+    assert taskloom.get(ref, timeout=LONG_S) == "done"
 
 
 def test_resources_are_those_of_the_cluster(cluster):
@@ -282,7 +283,7 @@ def test_a_group_ends_what_is_left_when_one_fails():
     (error,) = caught.value.exceptions
     assert isinstance(error, Broken)
     with pytest.raises(TaskCancelledError):
-        taskloom.get(rest, timeout=30)
+        taskloom.get(rest, timeout=LONG_S)
 
 
 def test_an_error_that_nobody_looked_at_is_printed_once_by_the_last_that_has_it(capfd):
@@ -300,8 +301,8 @@ def test_an_error_that_nobody_looked_at_is_printed_once_by_the_last_that_has_it(
         return printed(capfd, "err")
 
     with pytest.raises(ValueError, match="somebody looked"):
-        taskloom.get(after.remote(broken.remote("somebody looked")), timeout=60)
-    taskloom.wait([after.remote(broken.remote("nobody looked"))], timeout=60)
+        taskloom.get(after.remote(broken.remote("somebody looked")), timeout=LONG_S)
+    taskloom.wait([after.remote(broken.remote("nobody looked"))], timeout=LONG_S)
     assert eventually(lambda: "Unhandled error" in told(), 60)
     text = told()
     assert text.count("Unhandled error") == 1
@@ -320,8 +321,8 @@ def test_the_values_of_one_function_may_be_small_at_first_and_large_later(cluste
 
     for count in (10, 10, 200_000, 10, 1_000_000, 0):
         ref = zeros.remote(count)
-        assert taskloom.get(size.remote(ref), timeout=60) == count
-        assert len(taskloom.get(ref, timeout=60)) == count
+        assert taskloom.get(size.remote(ref), timeout=LONG_S) == count
+        assert len(taskloom.get(ref, timeout=LONG_S)) == count
 
 
 def test_a_call_knows_its_own_name_also_when_it_has_no_arguments():
@@ -332,7 +333,7 @@ def test_a_call_knows_its_own_name_also_when_it_has_no_arguments():
     refs = []
     for _ in range(3):  # what is known of the function meanwhile changes how it is called
         refs.append(whoami.remote())
-        assert taskloom.get(refs[-1], timeout=60) == refs[-1].task_id()
+        assert taskloom.get(refs[-1], timeout=LONG_S) == refs[-1].task_id()
     assert len(set(refs)) == 3
 
 
@@ -349,7 +350,7 @@ def test_get_of_hundreds_raises_when_the_last_one_has_failed_and_the_first_one_r
 
     refs = [one_of_many.remote(number) for number in range(300)]
     with pytest.raises(Broken):
-        taskloom.get(refs, timeout=120)
+        taskloom.get(refs, timeout=LONG_S)
     assert taskloom.wait(refs[:1], timeout=0)[0] == []
     gate.touch()
-    assert taskloom.get(refs[:299], timeout=120) == list(range(299))
+    assert taskloom.get(refs[:299], timeout=LONG_S) == list(range(299))

@@ -79,7 +79,7 @@ PROGRAM = """
             slow = taskloom.remote(time.sleep).remote(1000)
             taskloom.cancel(slow)
             try:
-                taskloom.get(slow, timeout=60)
+                taskloom.get(slow, timeout=180)
             except taskloom.exceptions.TaskCancelledError:
                 print("cancelled")
             taskloom.shutdown()
@@ -105,7 +105,7 @@ def test_a_program_of_all_kinds_of_calls_runs_through_the_client(tmp_path):
         [sys.executable, str(program)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
         cwd=ROOT,
         check=False,
     )

@@ -23,7 +23,7 @@ PROGRAM = """
         path = os.path.join(directory, str(n))
         open(path, "a").close()
         node = taskloom.get_runtime_context().get_node_id()
-        until = time.monotonic() + 20
+        until = time.monotonic() + 100
         while len(os.listdir(directory)) < 2 and time.monotonic() < until:
             time.sleep(0.01)  # two run side by side, so both nodes have one
         time.sleep(0.05)
@@ -48,9 +48,9 @@ PROGRAM = """
             found, nodes = taskloom.get(total.remote(*first), timeout=120)
             print("first", found, len(nodes))
             lost = block.remote()
-            taskloom.wait([lost], timeout=60)
+            taskloom.wait([lost], timeout=180)
             second = [work.remote(n, directory) for n in range(40)]
-            taskloom.wait(second, num_returns=4, timeout=60)
+            taskloom.wait(second, num_returns=4, timeout=180)
             cluster.remove_node(away, allow_graceful=False)
             cluster.add_node(num_cpus=1, resources={"away": 1}, object_store_memory=100 * 2**20)
             found, nodes = taskloom.get(total.remote(*second), timeout=240)
@@ -74,7 +74,7 @@ def test_a_node_that_dies_in_the_middle_changes_no_answer(tmp_path):
         [sys.executable, str(program), str(marks)],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=500,
         cwd=ROOT,
         check=False,
     )

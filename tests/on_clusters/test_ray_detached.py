@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tests.on_clusters.conftest import LONG_S
 
 MAKES = """
 import sys
@@ -99,7 +100,7 @@ def run(cluster: str, run_driver: Callable[..., object]) -> Callable[[str], list
     address = f"ray+gcs://{ray.get_runtime_context().gcs_address}"
 
     def one(program: str) -> list[str]:
-        done = run_driver(program, timeout=120, args=[address])
+        done = run_driver(program, timeout=LONG_S, args=[address])
         assert done.returncode == 0, done.stdout + done.stderr
         assert "does not outlive" not in done.stderr
         return done.stdout.splitlines()

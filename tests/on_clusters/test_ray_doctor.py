@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.on_clusters.conftest import LONG_S
 
 
 @pytest.mark.parametrize("_session_on", ["ray"], indirect=True)
@@ -18,7 +19,7 @@ def test_the_doctor_asks_a_cluster_for_its_nodes_resources_and_versions(cluster)
         [sys.executable, "-m", "taskloom", "doctor", "--address", address],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=LONG_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from tests.on_clusters.conftest import LONG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = ROOT / "tests" / "api" / "test_seeds.py"
@@ -27,7 +28,7 @@ def run(program: str) -> str:
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LONG_S,
         cwd=ROOT,
         check=False,
     )
@@ -87,7 +88,7 @@ def test_an_address_at_which_something_else_listens_is_one_clear_error(address):
             taskloom.init(address, connect_timeout=3)
         except ConnectionError as error:
             print("refused", address in str(error), "Ray 2" in str(error))
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 100
         import os; os._exit(0)
     """
     program = textwrap.dedent(program).replace("ADDRESS", repr(address))
