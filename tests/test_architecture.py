@@ -106,7 +106,7 @@ LAZY_HERE: Final[Mapping[tuple[str, str], str]] = {
 
 _RAY: Final = frozenset(
     f"taskloom.backends.ray{part}"
-    for part in ("", "_driver", "_actors", "_hosts", "_worker", "_streams", "_errors")
+    for part in ("", "_driver", "_actors", "_cancel", "_hosts", "_worker", "_streams", "_errors")
 )
 _DASK: Final = frozenset(
     f"taskloom.backends.dask{part}"

@@ -15,6 +15,7 @@ from tests.gates import Gate, eventually
 from tests.on_clusters.conftest import LONG_S
 
 import taskloom
+from taskloom import _current
 from taskloom.exceptions import (
     GetTimeoutError,
     TaskCancelledError,
@@ -354,3 +355,30 @@ def test_get_of_hundreds_raises_when_the_last_one_has_failed_and_the_first_one_r
     assert taskloom.wait(refs[:1], timeout=0)[0] == []
     gate.touch()
     assert taskloom.get(refs[:299], timeout=LONG_S) == list(range(299))
+
+
+def test_a_stream_that_was_cancelled_or_has_failed_is_not_closed_again_when_it_is_dropped(
+    tmp_path, monkeypatch
+):
+    closed = []
+
+    @taskloom.remote
+    def items(code):
+        if code:
+            raise Broken(code, "at once")
+        yield "first"
+        Gate(tmp_path).stay(LONG_S)
+
+    stream = items.remote(0)
+    monkeypatch.setattr(type(stream._source._stream), "close", lambda _: closed.append(True))
+    assert taskloom.get(next(stream), timeout=LONG_S) == "first"
+    taskloom.cancel(stream)
+    with pytest.raises((TaskCancelledError, StopIteration)):
+        taskloom.get(next(stream), timeout=LONG_S)
+    del stream
+    stream = items.remote(5)
+    with pytest.raises(Broken):
+        taskloom.get(next(stream), timeout=LONG_S)
+    assert eventually(lambda: not _current.peek().calls.running)
+    del stream
+    assert not closed

@@ -98,9 +98,14 @@ class ClusterSource:
 
     def drop(self, *, for_good: bool) -> None:
         # ``keeps`` says that somebody waits for the end of the generator.
-        wanted = self._ended or self._stream is None or self.completed._record.keeps is not None
-        if for_good and not wanted and self._stream is not None:
+        wanted = self.completed._record.keeps is not None
+        if for_good and not wanted and self._stream is not None and self._is_running():
             self._stream.close()
+
+    def _is_running(self) -> bool:
+        """Whether the generator goes on, and nobody has asked for its end."""
+        call = self._call
+        return not (self._ended or call.cancelled or call.task not in self.home.calls.running)
 
 
 def open_stream(

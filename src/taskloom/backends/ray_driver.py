@@ -39,6 +39,7 @@ from taskloom.backends.cluster_driver import (
 )
 from taskloom.backends.cluster_objects import LOOK_S
 from taskloom.backends.ray_actors import RayActors
+from taskloom.backends.ray_cancel import ask_for_end
 from taskloom.backends.ray_errors import failure_from_ray
 from taskloom.backends.ray_options import options_of, pack_spec
 from taskloom.backends.ray_streams import RayStream, refuse_through_client
@@ -280,13 +281,7 @@ class RayDriver:
 
     def cancel(self, launched: Launched, *, force: bool, recursive: bool) -> None:
         """Ask Ray to end a task."""
-        try:
-            ray.cancel(launched.receipt, force=force, recursive=recursive)
-        except ValueError:
-            if force:  # it runs in an actor, whose process is other people's, too
-                self.cancel(launched, force=False, recursive=recursive)
-        except (TypeError, ray.exceptions.RayError):
-            pass  # it is over meanwhile
+        ask_for_end(launched.receipt, force=force, recursive=recursive)
 
     # -- actors -------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import ray
 
 from taskloom._wire.remote_errors import Failure
 from taskloom.backends.cluster_driver import Handle, Launched
+from taskloom.backends.ray_cancel import ask_for_end
 from taskloom.backends.ray_errors import failure_from_ray
 
 Told = Callable[[Handle | Failure | None], None]
@@ -61,7 +62,7 @@ class RayStream:
         """End the generator."""
         self._asked.put(None)
         try:
-            ray.cancel(self._generator)
+            ask_for_end(self.launched.receipt, force=False, recursive=True)
         except Exception:
             pass  # it is over, or Ray is: nothing is left to end
 
