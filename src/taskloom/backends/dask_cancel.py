@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any, Final
 
 from taskloom.backends import dask_head
@@ -11,6 +12,8 @@ from taskloom.backends.dask_interrupts import end_call, end_process
 from taskloom.backends.dask_worker import homes
 
 _MOST_PARENTS: Final = 10_000
+_ON_ITS_WAY_S: Final = 30.0
+"""How long a task may be on its way to the scheduler."""
 
 
 class Canceller:
@@ -35,7 +38,7 @@ class Canceller:
         future, task = promise.future, promise.task
         if future is None or promise.is_done:
             return
-        where = self._client.run_on_scheduler(dask_head.whereabouts, promise.key)
+        where = self._find(promise)
         found: dict[str, Any] = {}
         if where is not None and force:
             # In this order: what the scheduler still has when its worker dies is tried again, and
@@ -49,6 +52,19 @@ class Canceller:
             )
         if not any(found.values()):
             self._client.cancel([future], force=True)
+
+    def _find(self, promise: Promise) -> str | None:
+        """The worker that has a task to do; None: it is with none, or is over.
+
+        On a busy machine the scheduler may hear of a task later than of the wish for its end, which
+        would then end nothing but the future.
+        """
+        until = monotonic() + _ON_ITS_WAY_S
+        where: str | None
+        while True:
+            is_known, where = self._client.run_on_scheduler(dask_head.whereabouts, promise.key)
+            if is_known or promise.is_done or monotonic() > until:
+                return where
 
     # -- what a task of this worker has submitted ----------------------------------------------
 

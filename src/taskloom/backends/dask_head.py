@@ -52,7 +52,7 @@ WISH: Final = "taskloom-wish"
 _PATIENCE_S: Final = 10.0
 """How long a task may be unknown that somebody wants."""
 _ON_ITS_WAY_S: Final = 1.0
-"""How long a task may be unknown that somebody wants to end: it may be over and forgotten."""
+"""How long to wait for a task that somebody wants to end, before they look whether it is over."""
 _NEVER: Final = -(1 << 40)
 """Dask gives up when its own count of lost workers exceeds a limit; from here it never does."""
 
@@ -219,12 +219,15 @@ def names(session: str, prefix: str, dask_scheduler: Any = None) -> list[str]:
     return [] if head is None else [name for name in head.notes if name.startswith(prefix)]
 
 
-async def whereabouts(key: str, dask_scheduler: Any = None) -> str | None:
-    """The address of the worker that has a task to do; None: it is with none."""
+async def whereabouts(key: str, dask_scheduler: Any = None) -> tuple[bool, str | None]:
+    """Whether a task is known here, and the address of the worker that has it to do.
+
+    None: it is with no worker.
+    """
     await wait_for(key, dask_scheduler, _ON_ITS_WAY_S)
     task = dask_scheduler.tasks.get(key)
     worker = None if task is None else task.processing_on
-    return None if worker is None else str(worker.address)
+    return task is not None, None if worker is None else str(worker.address)
 
 
 async def wait_for(key: str, dask_scheduler: Any = None, patience_s: float = _PATIENCE_S) -> None:
