@@ -14,6 +14,7 @@ import platform
 import re
 import resource
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,14 +24,12 @@ from typing import TYPE_CHECKING, Any, Final
 from taskloom import api
 from taskloom._machine import usable_cpus, usable_memory_bytes
 from taskloom._version import __version__
-from taskloom.actor import method
-from taskloom.backends._addresses import parse_address
+from taskloom.backends._addresses import Address, parse_address
+from taskloom.cli.probes import Verdict, Word, try_all
 from taskloom.remote_function import remote
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
-
-    from taskloom.ref import ObjectRef
 
 MEMORY_BYTES: Final = 256 * 2**20
 """With less than that, a driver and two workers with numpy have no room."""
@@ -38,6 +37,7 @@ DESCRIPTORS: Final = 256
 """A session takes some three for each worker, and programs have files of their own."""
 EXTRAS: Final = (("ray", "ray", (2, 40)), ("dask", "distributed", (2026, 8)))
 """(extra, its package, the oldest version that we ask for in ``pyproject.toml``)."""
+_LIBRARIES: Final = {"local": (), "ray": ("ray",), "dask": ("distributed",)}
 LARGE_BYTES: Final = 4 * 2**20
 ANSWER_S: Final = 60.0
 """How long the first task may take; a cluster may have to start a process for it."""
@@ -224,31 +224,6 @@ def versions() -> dict[str, str]:
     return versions_here()
 
 
-@remote
-def two_items() -> Iterator[int]:
-    """A stream."""
-    yield from range(2)
-
-
-class Greeter:
-    """An actor."""
-
-    @method
-    def greet(self) -> str:
-        """A call that does nothing."""
-        return "hello"
-
-
-def call_actor() -> ObjectRef[Any]:
-    """What a new actor answers."""
-    return remote(Greeter).remote().greet.remote()
-
-
-def read_stream() -> ObjectRef[Any]:
-    """The last item of a stream."""
-    return list(two_items.remote())[-1]
-
-
 def versions_here() -> dict[str, str]:
     """The versions that must fit on both sides."""
     return {
@@ -290,7 +265,7 @@ def zero_copy() -> Finding:
 
 
 def cluster(address: str) -> Iterator[Finding]:
-    """Does the cluster answer, and do the versions of both sides fit?"""
+    """Does the cluster answer, do the versions of both sides fit, and what does it do?"""
     where = parse_address(address)
     began = perf_counter()
     api.init(address)
@@ -302,22 +277,35 @@ def cluster(address: str) -> Iterator[Finding]:
     began = perf_counter()
     there = api.get(versions.remote(), timeout=ANSWER_S)
     yield Finding("its first task", f"took {_ms(began)}")
-    package = "ray" if where.kind == "ray" else "distributed"
     here = versions_here()
-    for name in ("python", "taskloom", package):
+    for name in ("python", "taskloom", *_LIBRARIES[where.kind]):
         yield compared(name, here[name], there[name])
-    yield possible("its actors", call_actor)
-    yield possible("its streams", read_stream)
+    yield from rows(where)
 
 
-def possible(what: str, call: Callable[[], ObjectRef[Any]]) -> Finding:
-    """Whether this cluster does one thing; what it refuses by nature is no problem."""
-    began = perf_counter()
-    try:
-        api.get(call(), timeout=ANSWER_S)
-    except NotImplementedError as error:
-        return Finding(what, f"refused: {error}")
-    return Finding(what, f"answered in {_ms(began)}")
+def rows(where: Address) -> Iterator[Finding]:
+    """Which behaviours of the matrix hold there."""
+    counts: Counter[str] = Counter()
+    for verdict in try_all(where):
+        counts[verdict.word] += 1
+        yield row(verdict)
+    text = ", ".join(f"{count} {word}" for word, count in counts.items())
+    page = f"docs/backends.md of taskloom {__version__}"
+    yield Finding("rows of the matrix", f"{text}; {page} has all of them, as the suite found them")
+
+
+def row(verdict: Verdict) -> Finding:
+    """One of them; what is refused where the docs say so is no problem."""
+    subject, _, behaviour = verdict.row.partition(": ")
+    text = f"{verdict.word}: {behaviour} ({verdict.text})"
+    return Finding(subject, text, _ROW_ADVICE[verdict.word] if verdict.is_problem else "")
+
+
+_ROW_ADVICE: Final[dict[Word, str]] = {
+    "fails": "Look into the logs of the cluster. If they name no cause, report this output.",
+    "refused": "The docs do not say that it is refused here: report this output.",
+    "not tried": "Look whether the cluster has a free CPU, and what its own tools say.",
+}
 
 
 def compared(name: str, here: str, there: str) -> Finding:
