@@ -382,3 +382,22 @@ def test_a_stream_that_was_cancelled_or_has_failed_is_not_closed_again_when_it_i
     assert eventually(lambda: not _current.peek().calls.running)
     del stream
     assert not closed
+
+
+def test_an_error_that_a_group_or_a_stream_has_raised_is_not_told_again(capfd):
+    @taskloom.remote
+    def broken_items():
+        yield 1
+        raise Broken(6, "it broke")
+
+    with pytest.raises(BaseExceptionGroup):
+        with taskloom.TaskGroup():
+            fail.remote(5)
+    stream = broken_items.remote()
+    assert taskloom.get(next(stream), timeout=LONG_S) == 1
+    with pytest.raises(Broken):
+        taskloom.get(next(stream), timeout=LONG_S)
+    del stream
+    assert eventually(lambda: not _current.peek().calls.running)
+    taskloom.get(add.remote(1, 1), timeout=LONG_S)  # the next call prints what there is to tell
+    assert "Unhandled error" not in printed(capfd, "err")

@@ -357,7 +357,9 @@ class Calls:
         if timer is not None:
             timer.cancel()
         group = call.group
-        self._objects.settle(zip(call.outputs, outcomes, strict=False))
+        # Its group tells of its error, or its stream has done so; the records may be gone already.
+        is_heard = group is not None or call.spec.stream is not None
+        self._objects.settle(zip(call.outputs, outcomes, strict=False), is_heard=is_heard)
         call.keeps, call.job, call.inputs = None, None, ()
         if group is not None:
             group.on_ended(call, failure)

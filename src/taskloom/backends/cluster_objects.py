@@ -147,14 +147,21 @@ class Objects:
 
     # -- the end ------------------------------------------------------------------------------
 
-    def settle(self, ended: Iterable[tuple[int, Outcome | None]]) -> None:
-        """These objects are done; an outcome of None: the value is at the cluster."""
+    def settle(
+        self, ended: Iterable[tuple[int, Outcome | None]], *, is_heard: bool = False
+    ) -> None:
+        """These objects are done; an outcome of None: the value is at the cluster.
+
+        Args:
+            ended: the keys with their outcomes.
+            is_heard: somebody is told of an error also when no ref is left.
+        """
         told: list[tuple[Subscription, int]] = []
         with self._lock:
             for key, outcome in ended:
                 record = self.by_key.get(key)
                 if record is None:
-                    if isinstance(outcome, Failure):
+                    if isinstance(outcome, Failure) and not is_heard:
                         self._unheard.append(outcome)
                     continue
                 if record.state != State.PENDING:
