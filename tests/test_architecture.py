@@ -32,13 +32,14 @@ FLOORS: Final[tuple[frozenset[str], ...]] = (
     frozenset({"_worker", "_pool"}),  # 4 processes
     frozenset({"_engine"}),  # 5
     frozenset({"observability", "dashboard"}),  # 6 windows
-    frozenset({"backends"}),  # 7
+    frozenset(
+        {"backends", "_actor_facts"}
+    ),  # 7: who makes an actor knows its methods, who hosts it, too
     frozenset(  # 8 the door; "" is the package itself
         {
             "remote_function",
             "_callee",
             "actor",
-            "_actor_facts",
             "_actor_handle",
             "_actor_warnings",
             "_stream_types",

@@ -146,6 +146,24 @@ def facts_of(manifest: bytes) -> ActorFacts:
     return facts
 
 
+def is_as_described(spec: TaskSpec, manifest: bytes) -> bool:
+    """Whether it is what calls have that ask for no options of their own.
+
+    Who has the manifest can make it of the name of the method: see :func:`described`.
+    """
+    facts = facts_of(manifest)
+    method = facts.methods.get(spec.function.name.rpartition(".")[2])
+    if method is None or spec.name != spec.function.name:
+        return False
+    return facts.spec_of(method, {}) is spec
+
+
+def described(name: str, manifest: bytes) -> TaskSpec:
+    """The spec of calls of that name, as the class describes them."""
+    facts = facts_of(manifest)
+    return facts.spec_of(facts.methods[name.rpartition(".")[2]], {})
+
+
 def make_manifest(
     cls: type,
     methods: Mapping[str, Method],

@@ -93,7 +93,10 @@ class ClusterBackend:
 
     def submit(self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]) -> Made:
         """Send one call."""
-        return self.calls.send(spec, args, kwargs, self.driver.submit, self.driver.stream)
+        driver = self.driver
+        return self.calls.send(
+            spec, args, kwargs, driver.submit, driver.stream, driver.submit_unnamed
+        )
 
     def cancel(self, ref: ObjectRef[object], *, force: bool, recursive: bool) -> None:
         """Ask the cluster to end a task."""

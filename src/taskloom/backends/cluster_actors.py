@@ -77,15 +77,15 @@ class ClusterActors:
         home, driver = self._home, self._home.driver
         actor = self._actor(key)
         if actor is None:
-            return home.calls.send(
-                spec, args, kwargs, driver.submit, driver.stream, failure=self._gone(key)
-            )
+            ways = driver.submit, driver.stream, driver.submit_unnamed  # none of them is gone
+            return home.calls.send(spec, args, kwargs, *ways, failure=self._gone(key))
         return home.calls.send(
             spec,
             args,
             kwargs,
             partial(driver.call_actor, actor),
             partial(driver.stream_actor, actor),
+            partial(driver.call_actor_unnamed, actor),
             actor=key,
             keeps=(actor, home.objects.by_key.get(key)),  # what is called is kept
         )

@@ -43,6 +43,7 @@ ARM_S: Final = 0.1
 LATEST_S: Final = 1.0
 """The same while the program sends more."""
 Submit = Callable[[TaskSpec, Job, list[Any]], Launched]
+SubmitUnnamed = Callable[[TaskSpec, Job], tuple[int, Launched] | None]
 OpenStream = Callable[[TaskSpec, Job, list[Any]], Any]
 
 
@@ -123,6 +124,7 @@ class Calls:
         kwargs: dict[str, object],
         submit: Submit,
         stream: OpenStream,
+        unnamed: SubmitUnnamed,
         *,
         actor: int = 0,
         keeps: Any = None,
@@ -132,7 +134,7 @@ class Calls:
 
         Args:
             spec, args, kwargs: as for ``Backend.submit``.
-            submit, stream: the methods of the driver that send it.
+            submit, stream, unnamed: the methods of the driver that send it.
             actor: whom it calls.
             keeps: what lives until it is over.
             failure: it has failed before it was sent.
@@ -149,10 +151,11 @@ class Calls:
                 failure = inner.inherit()
         group = home.open_group_of_caller()
         together, early = False, None
-        if group is None and failure is None and not actor and spec.stream is None:
-            together = self.batches is not None and self.batches.wants(spec, job, inputs)
+        if group is None and failure is None and spec.stream is None:
+            if not actor and self.batches is not None:
+                together = self.batches.wants(spec, job, inputs)
             if not together and not inputs:
-                early = self._driver.submit_unnamed(spec, job)
+                early = unnamed(spec, job)
         call = Call(job.task if early is None else early[0], spec)
         call.actor, call.keeps = actor, keeps
         call.inputs = inputs

@@ -119,12 +119,24 @@ class Stream(Protocol):
         """Nothing more is wanted: end the generator."""
 
 
-class ActorHome(NamedTuple):
-    """An actor as the driver knows it; all of it can be pickled by the cluster's library."""
+@dataclass(frozen=True, slots=True)
+class ActorHome:
+    """An actor as the driver knows it; the cluster's library can pickle it.
+
+    Attributes:
+        handle: the library's own.
+        key: of the actor.
+        manifest: what handles are made of; empty where nobody has told.
+        callers: what the driver keeps to call it with, by number of spec; stays in this process.
+    """
 
     handle: Handle
     key: int
     manifest: bytes
+    callers: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[type[ActorHome], tuple[Handle, int, bytes]]:
+        return ActorHome, (self.handle, self.key, self.manifest)
 
 
 class Driver(Protocol):
@@ -234,6 +246,11 @@ class Driver(Protocol):
         self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]
     ) -> Launched:
         """Queue a call of an actor."""
+
+    def call_actor_unnamed(
+        self, actor: ActorHome, spec: TaskSpec, job: Job
+    ) -> tuple[int, Launched] | None:
+        """As :meth:`submit_unnamed`, for a call of an actor."""
 
     def stream_actor(
         self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]

@@ -11,6 +11,7 @@ from contextvars import copy_context
 from typing import Any, NoReturn
 
 from taskloom import _ids
+from taskloom._actor_facts import described
 from taskloom._spec import TaskSpec
 from taskloom._wire.remote_errors import Failure
 from taskloom.backends.base import ActorExit
@@ -47,6 +48,7 @@ class Hosted:
             "actor_restarted": restarted,
             "resources": spec.request,
         }
+        self._described: dict[str, TaskSpec] = {}
         self._first = Runner(home, spec, job, fills, here=self.here)
         self._semaphores: dict[str, asyncio.Semaphore] = {}
         self._crew: ThreadPoolExecutor | None = None
@@ -87,6 +89,13 @@ class Hosted:
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return function(self.instance, *args, **kwargs)
+
+    def spec_named(self, name: str) -> TaskSpec:
+        """The spec of calls of that name that have no options of their own."""
+        spec = self._described.get(name)
+        if spec is None:
+            spec = self._described[name] = described(name, self.facts.manifest)
+        return spec
 
     def is_coroutine(self, spec: TaskSpec) -> bool:
         """Whether a call runs in the loop of an async actor, not in a thread of it."""

@@ -6,6 +6,7 @@ import itertools
 import os
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final
@@ -152,7 +153,7 @@ class DaskActors:
         while self._driver.read(f"actor/{key:x}") is None and monotonic() < until:
             sleep(0.01)  # it has its name, and is on its way to the scheduler
         found = self.by_key(key)
-        return None if found is None else found._replace(manifest=manifest)
+        return None if found is None else replace(found, manifest=manifest)
 
     def by_key(self, key: int) -> ActorHome | None:
         """The living actor of that key."""

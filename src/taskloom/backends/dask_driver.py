@@ -336,6 +336,12 @@ class DaskDriver:
         promise = self._actors.call(actor, spec, job, fills)
         return Launched(promise, [Output(promise, index) for index in range(spec.num_returns)])
 
+    def call_actor_unnamed(
+        self, actor: ActorHome, spec: TaskSpec, job: Job
+    ) -> tuple[int, Launched] | None:
+        """Never, as above."""
+        return None
+
     def stream_actor(
         self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]
     ) -> Stream:

@@ -17,6 +17,7 @@ import ray
 from ray.util import list_named_actors
 
 from taskloom import _ids
+from taskloom._actor_facts import is_as_described
 from taskloom._spec import TaskSpec
 from taskloom.backends.base import FoundActor
 from taskloom.backends.cluster_driver import ActorHome, Job
@@ -27,6 +28,9 @@ from taskloom.backends.ray_wire import pack_call, pack_job
 if TYPE_CHECKING:
     from taskloom.backends.ray_driver import RayDriver
 
+_UNKNOWN: Final = object()
+_CALLERS: Final = 256
+"""So many ways to call are kept for each actor."""
 _ENTRY_S: Final = 2.0
 """How long the one who makes an actor may take from its name to its entry, seconds."""
 
@@ -74,25 +78,44 @@ class RayActors:
         """Queue a call."""
         is_small = self._driver.is_small(spec)
         count = 1 if is_small else spec.num_returns + 1
-        return self._send(actor.handle.call, actor, spec, job, fills, count, wants_one=is_small)
+        method = self._bound(actor.handle.call, actor, spec, count)
+        packed = pack_call(self._driver.packed(spec), job, wants_one=is_small)
+        return method.remote(packed, *fills)
+
+    def call_bare(self, actor: ActorHome, spec: TaskSpec) -> Any:
+        """Queue a call that has no arguments and answers with one object.
+
+        Ray's name of the call says all that its actor must know, if it is a method as the class
+        describes it.
+
+        Returns:
+            Ray's ref; None: the actor does not know this spec.
+        """
+        caller = actor.callers.get(spec.number, _UNKNOWN)
+        if caller is _UNKNOWN:
+            is_known = bool(actor.manifest) and is_as_described(spec, actor.manifest)
+            caller = self._bound(actor.handle.bare, actor, spec, 1) if is_known else None
+            if len(actor.callers) >= _CALLERS:
+                actor.callers.clear()
+            actor.callers[spec.number] = caller
+        return None if caller is None else caller.remote()
 
     def stream(self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Any:
         """Queue a call of a generator method."""
         extra = {"_generator_backpressure_num_objects": spec.stream} if spec.stream else {}
-        return self._send(actor.handle.stream, actor, spec, job, fills, "streaming", extra)
+        method = self._bound(actor.handle.stream, actor, spec, "streaming", extra)
+        packed = pack_call(self._driver.packed(spec), job, wants_one=False)
+        return method.remote(packed, *fills)
 
-    def _send(
-        self,
+    @staticmethod
+    def _bound(
         method: Any,
         actor: ActorHome,
         spec: TaskSpec,
-        job: Job,
-        fills: Sequence[Any],
         num_returns: int | str,
         extra: dict[str, Any] | None = None,
-        *,
-        wants_one: bool = False,
     ) -> Any:
+        """A method of Ray's actor with the options of a spec."""
         options: dict[str, Any] = {
             "num_returns": num_returns,
             "max_task_retries": spec.max_retries,
@@ -101,8 +124,7 @@ class RayActors:
         }
         if spec.group and not hasattr(actor.handle, "counts_groups_itself"):
             options["concurrency_group"] = spec.group
-        packed = pack_call(self._driver.packed(spec), job, wants_one=wants_one)
-        return method.options(**options).remote(packed, *fills)
+        return method.options(**options)
 
     # -- finding ------------------------------------------------------------------------------
 

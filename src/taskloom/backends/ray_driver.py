@@ -297,6 +297,15 @@ class RayDriver:
         """A call of an actor of Ray's."""
         return launched(self.actors.call(actor, spec, job, fills), spec)
 
+    def call_actor_unnamed(
+        self, actor: ActorHome, spec: TaskSpec, job: Job
+    ) -> tuple[int, Launched] | None:
+        """A call of an actor without arguments: of what is known there by its name alone."""
+        if spec.number not in self._small or not self.waits_at_cluster or not is_bare(job):
+            return None
+        ref = self.actors.call_bare(actor, spec)
+        return None if ref is None else (named_by(ref.binary()), Launched(ref, (ref,)))
+
     def stream_actor(
         self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]
     ) -> Stream:

@@ -17,8 +17,15 @@ from taskloom.backends.cluster_driver import Job, Outcome
 from taskloom.backends.cluster_host import Hosted
 from taskloom.backends.cluster_replay import StreamRunner
 from taskloom.backends.cluster_run import EXITS, Runner, receipt_of
-from taskloom.backends.ray_wire import PackedCall, PackedJob, answer, outcome_in, unpack_call
-from taskloom.backends.ray_worker import counted, enter, join, spec_of
+from taskloom.backends.ray_wire import (
+    PackedCall,
+    PackedJob,
+    answer,
+    bare_job,
+    outcome_in,
+    unpack_call,
+)
+from taskloom.backends.ray_worker import core_of_process, counted, enter, join, spec_of
 
 
 class ConstructorFailed(Exception):
@@ -48,6 +55,13 @@ class _Base:
         """The session, the spec and the call; whether it is answered with one object."""
         packed_spec, wants_one, job = unpack_call(packed)
         return join(self._packed_facts), spec_of(packed_spec), counted(job), wants_one
+
+    def _entered_bare(self) -> tuple[ClusterBackend, TaskSpec, Job]:
+        """The same for a call that is described by Ray's name and id of it."""
+        core = core_of_process()
+        spec = self._hosted.spec_named(core.get_current_task_name())
+        job = bare_job(core.get_current_task_id().binary())
+        return join(self._packed_facts), spec, counted(job)
 
     def _runner(
         self, kind: Any, home: ClusterBackend, spec: TaskSpec, job: Job, fills: Sequence[Any]
@@ -88,6 +102,15 @@ class Host(_Base):
     def call(self, packed: PackedCall, *fills: Any) -> Any:
         """One call."""
         home, spec, job, wants_one = self._entered(packed)
+        return self._run(home, spec, job, fills, wants_one=wants_one)
+
+    def bare(self) -> Any:
+        """One call without arguments."""
+        return self._run(*self._entered_bare(), (), wants_one=True)
+
+    def _run(
+        self, home: ClusterBackend, spec: TaskSpec, job: Job, fills: Any, *, wants_one: bool
+    ) -> Any:
         runner = self._runner(Runner, home, spec, job, fills)
         try:
             outcomes = runner.run()
@@ -119,8 +142,17 @@ class AsyncHost(_Base):
 
     async def call(self, packed: PackedCall, *fills: Any) -> Any:
         """One call."""
-        hosted = self._hosted
         home, spec, job, wants_one = self._entered(packed)
+        return await self._run(home, spec, job, fills, wants_one=wants_one)
+
+    async def bare(self) -> Any:
+        """One call without arguments."""
+        return await self._run(*self._entered_bare(), (), wants_one=True)
+
+    async def _run(
+        self, home: ClusterBackend, spec: TaskSpec, job: Job, fills: Any, *, wants_one: bool
+    ) -> Any:
+        hosted = self._hosted
         async with hosted.turn(spec):
             try:
                 if hosted.is_coroutine(spec):

@@ -40,12 +40,12 @@ def counted(job: Job) -> Job:
     """A call that has come, with the attempts that it has lost on the way."""
     if job.registered:
         learn(job.registered)
-    lost = _core().get_current_task_attempt_number()
+    lost = core_of_process().get_current_task_attempt_number()
     return job._replace(attempts=job.attempts + lost) if lost else job
 
 
 @cache
-def _core() -> Any:
+def core_of_process() -> Any:
     """Ray's part of this process."""
     return ray.get_runtime_context().worker.core_worker
 
@@ -87,7 +87,7 @@ def make_bare_task(packed_facts: bytes, packed_spec: bytes, name: str) -> Callab
 
     def run() -> Any:
         home, spec = join(packed_facts), spec_of(packed_spec)
-        job = bare_job(_core().get_current_task_id().binary())
+        job = bare_job(core_of_process().get_current_task_id().binary())
         notice_interrupts()
         return answer(run_call(home, spec, counted(job), ()), in_one=True)
 
