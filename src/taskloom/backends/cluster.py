@@ -93,10 +93,7 @@ class ClusterBackend:
 
     def submit(self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]) -> Made:
         """Send one call."""
-        driver = self.driver
-        return self.calls.send(
-            spec, args, kwargs, driver.submit, driver.stream, driver.submit_unnamed
-        )
+        return self.calls.send(spec, args, kwargs)
 
     def cancel(self, ref: ObjectRef[object], *, force: bool, recursive: bool) -> None:
         """Ask the cluster to end a task."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final
 
@@ -74,21 +73,12 @@ class ClusterActors:
         self, key: int, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> Made:
         """Queue one call."""
-        home, driver = self._home, self._home.driver
+        calls = self._home.calls
         actor = self._actor(key)
         if actor is None:
-            ways = driver.submit, driver.stream, driver.submit_unnamed  # none of them is gone
-            return home.calls.send(spec, args, kwargs, *ways, failure=self._gone(key))
-        return home.calls.send(
-            spec,
-            args,
-            kwargs,
-            partial(driver.call_actor, actor),
-            partial(driver.stream_actor, actor),
-            partial(driver.call_actor_unnamed, actor),
-            actor=key,
-            keeps=(actor, home.objects.by_key.get(key)),  # what is called is kept
-        )
+            return calls.send(spec, args, kwargs, failure=self._gone(key))
+        keeps = actor, self._home.objects.by_key.get(key)  # what is called is kept
+        return calls.send(spec, args, kwargs, actor, keeps)
 
     def kill(self, key: int, *, no_restart: bool) -> None:
         """End an actor; nothing happens when it is dead."""

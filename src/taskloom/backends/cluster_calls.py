@@ -19,6 +19,7 @@ from taskloom._wire.remote_errors import Failure, cancelled_failure, system_fail
 from taskloom.backends.base import FORCE_ON_ACTOR, Made
 from taskloom.backends.cluster_driver import (
     SMALL_BYTES,
+    ActorHome,
     Here,
     Job,
     Launched,
@@ -42,9 +43,6 @@ ARM_S: Final = 0.1
 """So long the end of a call may be unknown while nobody asks for it, when nothing is sent."""
 LATEST_S: Final = 1.0
 """The same while the program sends more."""
-Submit = Callable[[TaskSpec, Job, list[Any]], Launched]
-SubmitUnnamed = Callable[[TaskSpec, Job], tuple[int, Launched] | None]
-OpenStream = Callable[[TaskSpec, Job, list[Any]], Any]
 
 
 class Call:
@@ -122,11 +120,7 @@ class Calls:
         spec: TaskSpec,
         args: tuple[object, ...],
         kwargs: dict[str, object],
-        submit: Submit,
-        stream: OpenStream,
-        unnamed: SubmitUnnamed,
-        *,
-        actor: int = 0,
+        actor: ActorHome | None = None,
         keeps: Any = None,
         failure: Failure | None = None,
     ) -> Made:
@@ -134,7 +128,6 @@ class Calls:
 
         Args:
             spec, args, kwargs: as for ``Backend.submit``.
-            submit, stream, unnamed: the methods of the driver that send it.
             actor: whom it calls.
             keeps: what lives until it is over.
             failure: it has failed before it was sent.
@@ -152,12 +145,16 @@ class Calls:
         group = home.open_group_of_caller()
         together, early = False, None
         if group is None and failure is None and spec.stream is None:
-            if not actor and self.batches is not None:
-                together = self.batches.wants(spec, job, inputs)
-            if not together and not inputs:
-                early = unnamed(spec, job)
+            if actor is not None:
+                if not inputs:
+                    early = self._driver.call_actor_unnamed(actor, spec, job)
+            elif self.batches is not None and self.batches.wants(spec, job, inputs):
+                together = True
+            elif not inputs:
+                early = self._driver.submit_unnamed(spec, job)
         call = Call(job.task if early is None else early[0], spec)
-        call.actor, call.keeps = actor, keeps
+        if actor is not None:
+            call.actor, call.keeps = actor.key, keeps
         call.inputs = inputs
         records = [self._objects.new(key) for key in call.outputs]
         if group is not None:
@@ -166,7 +163,7 @@ class Calls:
             if failure is None and group.cancelled:
                 failure = self.cancelled(call)
         if spec.stream is not None:
-            return self._send_stream(call, job, inputs, stream, group, failure)
+            return self._send_stream(call, job, inputs, actor, group, failure)
         refs = [home.ref_of(record) for record in records]
         if failure is not None:
             self._fail_unsent(call, group, failure)
@@ -176,7 +173,12 @@ class Calls:
             self.batches.take(call, job, inputs)
         else:
             with self._membership(call, group):
-                self.launch(call, submit(spec, job, [self.fill(record) for record in inputs]))
+                fills = [self.fill(record) for record in inputs]
+                if actor is None:
+                    launched = self._driver.submit(spec, job, fills)
+                else:
+                    launched = self._driver.call_actor(actor, spec, job, fills)
+                self.launch(call, launched)
         home.report_unheard()
         if spec.num_returns == 1:
             return refs[0]
@@ -296,7 +298,7 @@ class Calls:
         call: Call,
         job: Job,
         inputs: list[Record],
-        stream: OpenStream,
+        actor: ActorHome | None,
         group: ClusterGroup | None,
         failure: Failure | None,
     ) -> ObjectRefGenerator[object]:
@@ -305,7 +307,11 @@ class Calls:
             self._fail_unsent(call, group, failure)
             return ObjectRefGenerator(source)
         with self._membership(call, group):
-            made = stream(call.spec, job, [self.fill(record) for record in inputs])
+            fills = [self.fill(record) for record in inputs]
+            if actor is None:
+                made = self._driver.stream(call.spec, job, fills)
+            else:
+                made = self._driver.stream_actor(actor, call.spec, job, fills)
             source = open_stream(self._home, call, made, None)
             self.launch(call, made.launched)
         return ObjectRefGenerator(source)

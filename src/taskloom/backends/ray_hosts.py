@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import ray
 
@@ -33,6 +33,9 @@ class ConstructorFailed(Exception):
 
 
 class _Base:
+    """Ray wraps each method of an actor's class for its traces, those that nobody calls from
+    elsewhere, too.  So what all calls share are functions, below."""
+
     _hosted: Hosted
     _packed_facts: bytes
 
@@ -51,27 +54,65 @@ class _Base:
         if failure is not None:
             raise ConstructorFailed(_text_of(failure)) from None
 
-    def _entered(self, packed: PackedCall) -> tuple[ClusterBackend, TaskSpec, Job, bool]:
-        """The session, the spec and the call; whether it is answered with one object."""
-        packed_spec, wants_one, job = unpack_call(packed)
-        return join(self._packed_facts), spec_of(packed_spec), counted(job), wants_one
-
-    def _entered_bare(self) -> tuple[ClusterBackend, TaskSpec, Job]:
-        """The same for a call that is described by Ray's name and id of it."""
-        core = core_of_process()
-        spec = self._hosted.spec_named(core.get_current_task_name())
-        job = bare_job(core.get_current_task_id().binary())
-        return join(self._packed_facts), spec, counted(job)
-
-    def _runner(
-        self, kind: Any, home: ClusterBackend, spec: TaskSpec, job: Job, fills: Sequence[Any]
-    ) -> Any:
-        hosted = self._hosted
-        filled = list(map(outcome_in, fills))
-        return kind(home, spec, job, filled, hosted.method(spec), hosted.here)
-
     def __ray_shutdown__(self) -> None:
         self._hosted.leave()
+
+
+class Entered(NamedTuple):
+    """A call that has come."""
+
+    home: ClusterBackend
+    spec: TaskSpec
+    job: Job
+    fills: Sequence[Any]
+    wants_one: bool
+    """It is answered with one object."""
+
+
+def _entered(host: _Base, packed: PackedCall, fills: Sequence[Any]) -> Entered:
+    packed_spec, wants_one, job = unpack_call(packed)
+    home = join(host._packed_facts)
+    return Entered(
+        home, spec_of(packed_spec), counted(job), list(map(outcome_in, fills)), wants_one
+    )
+
+
+def _entered_bare(host: _Base) -> Entered:
+    """The same for a call that is described by Ray's name and id of it."""
+    core = core_of_process()
+    spec = host._hosted.spec_named(core.get_current_task_name())
+    job = bare_job(core.get_current_task_id().binary())
+    return Entered(join(host._packed_facts), spec, counted(job), (), wants_one=True)
+
+
+def _runner(kind: Any, host: _Base, call: Entered) -> Any:
+    hosted = host._hosted
+    method = hosted.method(call.spec)
+    return kind(call.home, call.spec, call.job, call.fills, method, hosted.here)
+
+
+def _run(host: _Base, call: Entered) -> Any:
+    runner = _runner(Runner, host, call)
+    try:
+        outcomes = runner.run()
+    except EXITS:
+        _exit()
+    return answer((receipt_of(outcomes, runner.seconds), outcomes), in_one=call.wants_one)
+
+
+async def _run_async(host: _Base, call: Entered) -> Any:
+    hosted, spec = host._hosted, call.spec
+    async with hosted.turn(spec):
+        try:
+            if hosted.is_coroutine(spec):
+                runner = _runner(AsyncRunner, host, call)
+                outcomes = await runner.run_async()
+            else:
+                runner = _runner(Runner, host, call)
+                outcomes = await hosted.in_thread(runner.run)
+        except EXITS:
+            _exit()
+    return answer((receipt_of(outcomes, runner.seconds), outcomes), in_one=call.wants_one)
 
 
 def _text_of(failure: Failure) -> str:
@@ -101,27 +142,15 @@ class Host(_Base):
 
     def call(self, packed: PackedCall, *fills: Any) -> Any:
         """One call."""
-        home, spec, job, wants_one = self._entered(packed)
-        return self._run(home, spec, job, fills, wants_one=wants_one)
+        return _run(self, _entered(self, packed, fills))
 
     def bare(self) -> Any:
         """One call without arguments."""
-        return self._run(*self._entered_bare(), (), wants_one=True)
-
-    def _run(
-        self, home: ClusterBackend, spec: TaskSpec, job: Job, fills: Any, *, wants_one: bool
-    ) -> Any:
-        runner = self._runner(Runner, home, spec, job, fills)
-        try:
-            outcomes = runner.run()
-        except EXITS:
-            _exit()
-        return answer((receipt_of(outcomes, runner.seconds), outcomes), in_one=wants_one)
+        return _run(self, _entered_bare(self))
 
     def stream(self, packed: PackedCall, *fills: Any) -> Iterator[Outcome]:
         """One call of a generator method."""
-        home, spec, job, _ = self._entered(packed)
-        runner = self._runner(StreamRunner, home, spec, job, fills)
+        runner = _runner(StreamRunner, self, _entered(self, packed, fills))
         try:
             yield from runner.items()
         except EXITS:
@@ -142,36 +171,19 @@ class AsyncHost(_Base):
 
     async def call(self, packed: PackedCall, *fills: Any) -> Any:
         """One call."""
-        home, spec, job, wants_one = self._entered(packed)
-        return await self._run(home, spec, job, fills, wants_one=wants_one)
+        return await _run_async(self, _entered(self, packed, fills))
 
     async def bare(self) -> Any:
         """One call without arguments."""
-        return await self._run(*self._entered_bare(), (), wants_one=True)
-
-    async def _run(
-        self, home: ClusterBackend, spec: TaskSpec, job: Job, fills: Any, *, wants_one: bool
-    ) -> Any:
-        hosted = self._hosted
-        async with hosted.turn(spec):
-            try:
-                if hosted.is_coroutine(spec):
-                    runner = self._runner(AsyncRunner, home, spec, job, fills)
-                    outcomes = await runner.run_async()
-                else:
-                    runner = self._runner(Runner, home, spec, job, fills)
-                    outcomes = await hosted.in_thread(runner.run)
-            except EXITS:
-                _exit()
-        return answer((receipt_of(outcomes, runner.seconds), outcomes), in_one=wants_one)
+        return await _run_async(self, _entered_bare(self))
 
     async def stream(self, packed: PackedCall, *fills: Any) -> AsyncIterator[Outcome]:
         """One call of a generator method."""
-        home, spec, job, _ = self._entered(packed)
-        runner = self._runner(StreamRunner, home, spec, job, fills)
-        async with self._hosted.turn(spec):
+        call = _entered(self, packed, fills)
+        runner = _runner(StreamRunner, self, call)
+        async with self._hosted.turn(call.spec):
             try:
-                if self._hosted.is_coroutine(spec):
+                if self._hosted.is_coroutine(call.spec):
                     async for outcome in runner.items_async():
                         yield outcome
                     return
