@@ -94,6 +94,10 @@ class ActorFacts:
                 del self._specs[next(iter(self._specs))]
         return spec
 
+    def is_described(self, name: str, spec: TaskSpec) -> bool:
+        """Whether it is the spec of calls of that name that ask for no options of their own."""
+        return self._specs.get(name.rpartition(".")[2]) is spec
+
     def _make_spec(self, method: Method, options: Mapping[str, Any]) -> TaskSpec:
         name = f"{self.class_name}.{method.name}"
         group = options.get("concurrency_group") or ""
@@ -151,11 +155,8 @@ def is_as_described(spec: TaskSpec, manifest: bytes) -> bool:
 
     Who has the manifest can make it of the name of the method: see :func:`described`.
     """
-    facts = facts_of(manifest)
-    method = facts.methods.get(spec.function.name.rpartition(".")[2])
-    if method is None or spec.name != spec.function.name:
-        return False
-    return facts.spec_of(method, {}) is spec
+    name = spec.function.name
+    return spec.name == name and facts_of(manifest).is_described(name, spec)
 
 
 def described(name: str, manifest: bytes) -> TaskSpec:

@@ -127,13 +127,13 @@ class ActorHome:
         handle: the library's own.
         key: of the actor.
         manifest: what handles are made of; empty where nobody has told.
-        callers: what the driver keeps to call it with, by number of spec; stays in this process.
+        callers: what the driver keeps to call it with; stays in this process.
     """
 
     handle: Handle
     key: int
     manifest: bytes
-    callers: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
+    callers: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[type[ActorHome], tuple[Handle, int, bytes]]:
         return ActorHome, (self.handle, self.key, self.manifest)

@@ -28,7 +28,6 @@ from taskloom.backends.ray_wire import pack_call, pack_job
 if TYPE_CHECKING:
     from taskloom.backends.ray_driver import RayDriver
 
-_UNKNOWN: Final = object()
 _CALLERS: Final = 256
 """So many ways to call are kept for each actor."""
 _ENTRY_S: Final = 2.0
@@ -77,8 +76,7 @@ class RayActors:
     def call(self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Any:
         """Queue a call."""
         is_small = self._driver.is_small(spec)
-        count = 1 if is_small else spec.num_returns + 1
-        method = self._bound(actor.handle.call, actor, spec, count)
+        method = _bound(actor, "call", spec, 1 if is_small else spec.num_returns + 1)
         packed = pack_call(self._driver.packed(spec), job, wants_one=is_small)
         return method.remote(packed, *fills)
 
@@ -91,40 +89,15 @@ class RayActors:
         Returns:
             Ray's ref; None: the actor does not know this spec.
         """
-        caller = actor.callers.get(spec.number, _UNKNOWN)
-        if caller is _UNKNOWN:
-            is_known = bool(actor.manifest) and is_as_described(spec, actor.manifest)
-            caller = self._bound(actor.handle.bare, actor, spec, 1) if is_known else None
-            if len(actor.callers) >= _CALLERS:
-                actor.callers.clear()
-            actor.callers[spec.number] = caller
-        return None if caller is None else caller.remote()
+        if not actor.manifest or not is_as_described(spec, actor.manifest):
+            return None
+        return _bound(actor, "bare", spec, 1).remote()
 
     def stream(self, actor: ActorHome, spec: TaskSpec, job: Job, fills: Sequence[Any]) -> Any:
         """Queue a call of a generator method."""
-        extra = {"_generator_backpressure_num_objects": spec.stream} if spec.stream else {}
-        method = self._bound(actor.handle.stream, actor, spec, "streaming", extra)
+        method = _bound(actor, "stream", spec, "streaming")
         packed = pack_call(self._driver.packed(spec), job, wants_one=False)
         return method.remote(packed, *fills)
-
-    @staticmethod
-    def _bound(
-        method: Any,
-        actor: ActorHome,
-        spec: TaskSpec,
-        num_returns: int | str,
-        extra: dict[str, Any] | None = None,
-    ) -> Any:
-        """A method of Ray's actor with the options of a spec."""
-        options: dict[str, Any] = {
-            "num_returns": num_returns,
-            "max_task_retries": spec.max_retries,
-            "name": spec.name,
-            **(extra or {}),
-        }
-        if spec.group and not hasattr(actor.handle, "counts_groups_itself"):
-            options["concurrency_group"] = spec.group
-        return method.options(**options)
 
     # -- finding ------------------------------------------------------------------------------
 
@@ -165,6 +138,27 @@ class RayActors:
             if namespace in ("", found["namespace"])
             and self._driver.read(_entry_name(found["namespace"], found["name"])) is not None
         ]
+
+
+def _bound(actor: ActorHome, name: str, spec: TaskSpec, num_returns: int | str) -> Any:
+    """A method of Ray's actor with the options of a spec; it is kept: Ray takes long to make it."""
+    known = name, spec.number, num_returns
+    method = actor.callers.get(known)
+    if method is None:
+        options: dict[str, Any] = {
+            "num_returns": num_returns,
+            "max_task_retries": spec.max_retries,
+            "name": spec.name,
+        }
+        if num_returns == "streaming" and spec.stream:
+            options["_generator_backpressure_num_objects"] = spec.stream
+        if spec.group and not hasattr(actor.handle, "counts_groups_itself"):
+            options["concurrency_group"] = spec.group
+        if len(actor.callers) >= _CALLERS:
+            actor.callers.clear()
+        method = getattr(actor.handle, name).options(**options)
+        actor.callers[known] = method
+    return method
 
 
 def _entry_name(namespace: str, name: str) -> str:
