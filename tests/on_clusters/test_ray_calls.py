@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextvars import Context
+from functools import wraps
+
 import pytest
 from tests.gates import eventually
 
@@ -70,9 +73,20 @@ def sent_bare(cluster, monkeypatch):
     return found
 
 
+def in_a_context_of_its_own(test):
+    """Variables that pytest's plugins have set would travel with the calls."""
+
+    @wraps(test)
+    def run(**fixtures):
+        return Context().run(test, **fixtures)
+
+    return run
+
+
 pytestmark = pytest.mark.parametrize("_session_on", ["ray"], indirect=True)
 
 
+@in_a_context_of_its_own
 def test_they_run_in_the_order_of_the_others_and_see_the_same_state(sent_bare):
     diary = Diary.remote()
     assert taskloom.get(diary.write.remote()) == 1  # its answer says that answers are small
@@ -82,6 +96,7 @@ def test_they_run_in_the_order_of_the_others_and_see_the_same_state(sent_bare):
     assert sent_bare.count("Diary.write") == 10
 
 
+@in_a_context_of_its_own
 def test_they_know_their_own_id_and_name(sent_bare):
     diary = Diary.remote()
     for _ in range(3):
@@ -90,6 +105,7 @@ def test_they_know_their_own_id_and_name(sent_bare):
     assert sent_bare == ["Diary.me"] * 2
 
 
+@in_a_context_of_its_own
 def test_their_errors_are_those_of_the_user():
     diary = Diary.remote()
     for _ in range(3):
@@ -97,12 +113,14 @@ def test_their_errors_are_those_of_the_user():
             taskloom.get(diary.tear.remote())
 
 
+@in_a_context_of_its_own
 def test_they_have_the_options_of_the_class(sent_bare):
     diary = Diary.remote()
     assert [taskloom.get(diary.stubborn.remote()) for _ in range(3)] == [3, 6, 9]
     assert sent_bare == ["Diary.stubborn"] * 2
 
 
+@in_a_context_of_its_own
 def test_calls_with_options_of_their_own_go_in_the_other_way(sent_bare):
     diary = Diary.remote()
     for _ in range(3):
@@ -111,6 +129,7 @@ def test_calls_with_options_of_their_own_go_in_the_other_way(sent_bare):
     assert sent_bare == []
 
 
+@in_a_context_of_its_own
 def test_coroutines_of_an_actor_go_so_too(sent_bare):
     loop = Loop.remote()
     taskloom.get(loop.add.remote())
@@ -119,6 +138,7 @@ def test_coroutines_of_an_actor_go_so_too(sent_bare):
     assert sent_bare.count("Loop.add") == 20
 
 
+@in_a_context_of_its_own
 def test_an_actor_that_was_restarted_knows_them(sent_bare):
     diary = Diary.options(max_restarts=1).remote()
     assert [taskloom.get(diary.write.remote()) for _ in range(2)] == [1, 2]
@@ -134,6 +154,7 @@ def test_an_actor_that_was_restarted_knows_them(sent_bare):
     assert "Diary.write" in sent_bare
 
 
+@in_a_context_of_its_own
 def test_a_task_that_found_the_actor_by_its_name_calls_it_so_too():
     diary = Diary.options(name="the diary").remote()
 
