@@ -59,12 +59,13 @@ class Call:
         outputs: the keys of what it gives.
         cancelled: its end was asked for.
         is_armed: its end will be told.
+        is_heard: others tell of its error, also when its records are gone.
         timer: ends its process when it does not end by itself.
     """
 
     __slots__ = (
-        "actor", "cancelled", "group", "inputs", "is_armed", "job", "keeps", "launched", "missing",
-        "outputs", "spec", "task", "timer",
+        "actor", "cancelled", "group", "inputs", "is_armed", "is_heard", "job", "keeps",
+        "launched", "missing", "outputs", "spec", "task", "timer",
     )  # fmt: skip
 
     def __init__(self, task: int, spec: TaskSpec) -> None:
@@ -79,6 +80,7 @@ class Call:
         self.keeps: Any = None
         self.cancelled = False
         self.is_armed = False
+        self.is_heard = False
         self.timer: threading.Timer | None = None
         first = _ids.object_of(_ids.TaskKey(task), 0)
         self.outputs = range(first, first + spec.num_returns)
@@ -140,6 +142,8 @@ class Calls:
         job, inputs = self.encode(spec, args, kwargs)
         for record in inputs:
             record.heard = True  # the dependent tells of an error
+            if (maker := self.of(record.key)) is not None:
+                maker.is_heard = True  # its end may be told after that of the dependent
             if failure is None and (inner := record.failure) is not None:
                 failure = inner.inherit()
         group = home.open_group_of_caller()
@@ -156,6 +160,7 @@ class Calls:
         if actor is not None:
             call.actor, call.keeps = actor.key, keeps
         call.inputs = inputs
+        call.is_heard = group is not None or spec.stream is not None
         records = [self._objects.new(key) for key in call.outputs]
         if group is not None:
             for record in records:
@@ -366,9 +371,7 @@ class Calls:
         if timer is not None:
             timer.cancel()
         group = call.group
-        # Its group tells of its error, or its stream has done so; the records may be gone already.
-        is_heard = group is not None or call.spec.stream is not None
-        self._objects.settle(zip(call.outputs, outcomes, strict=False), is_heard=is_heard)
+        self._objects.settle(zip(call.outputs, outcomes, strict=False), is_heard=call.is_heard)
         call.keeps, call.job, call.inputs = None, None, ()
         if group is not None:
             group.on_ended(call, failure)
