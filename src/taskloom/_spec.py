@@ -117,7 +117,11 @@ class TaskSpec:
     is_plain: bool = field(init=False, repr=False)
     """A call of it may do without a node (``_core.node.PlainCall``)."""
 
+    asks_only_for_cpus: bool = field(init=False, repr=False)
+
     def __post_init__(self) -> None:
+        only_cpus = all(name == "CPU" for name, _ in self.request)
+        object.__setattr__(self, "asks_only_for_cpus", only_cpus)
         is_plain = (
             self.num_returns == 1
             and self.pace is None

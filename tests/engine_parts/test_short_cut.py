@@ -69,6 +69,25 @@ def test_other_calls_go_the_long_way(tl, inc):
     assert short_cut().taken == long_way
 
 
+def test_a_program_that_asks_for_no_results_is_offered_nothing_until_it_does(tl, inc):
+    refs = []
+
+    def takes_the_offer() -> bool:  # an engine that has just something to do withdraws it
+        assert is_offered(tl, inc, 1)
+        refs.append(inc.remote(1))
+        return not short_cut().is_fetched
+
+    assert eventually(takes_the_offer)
+    first = refs[-1]
+    assert eventually(lambda: first._record.outcome is not None)
+    assert tl.available_resources()["CPU"] == 2  # the engine has been here since, and rests
+    taken = short_cut().taken
+    second = inc.remote(2)
+    assert tl.get([first, second]) == [2, 3]
+    assert short_cut().taken == taken
+    assert is_offered(tl, inc, 1)
+
+
 def test_what_is_submitted_behind_it_finds_it_in_the_books(tl, inc):
     for n in range(100):
         first = inc.remote(n)

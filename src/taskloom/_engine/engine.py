@@ -388,13 +388,9 @@ class Engine:
         devices = None
         if worker.lease is not None and worker.lease.devices:
             devices = self.loom.ledger.device_ids(worker.lease)
-        number = spec.number
-        process.posted.extend(
-            [
-                (m.RUN, seq, call.record.key - 1, 1, number, call.args, None, None, None, devices)
-                for seq, call in enumerate(calls, first)
-            ]
-        )
+        keys = [call.record.key - 1 for call in calls]
+        payloads = [call.args for call in calls]
+        process.posted.append((m.RUN_MANY, first, keys, spec.number, payloads, devices))
         self._dirty.add(process)
 
     def resolve(self, record: ObjectRecord) -> None:

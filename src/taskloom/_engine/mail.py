@@ -16,12 +16,11 @@ from taskloom._engine.submissions import node_from_worker, spec_from_worker
 from taskloom._memory import MemoryReport
 from taskloom._pool.pool import Pool
 from taskloom._pool.process import WorkerProcess
-from taskloom._spec import TaskSpec
 from taskloom._store.stored import Sealed
 from taskloom._wire import messages as m
 from taskloom._wire.frames import Message
 
-_ANSWERS: Final = frozenset({m.DONE, m.FAILED, m.ITEM})
+_ANSWERS: Final = frozenset({m.DONE, m.DONE_MANY, m.FAILED, m.ITEM})
 
 
 class Addressee(Protocol):
@@ -39,17 +38,6 @@ class Addressee(Protocol):
     def memory(self) -> MemoryReport: ...
     def why(self, key: int) -> str: ...
     def post(self, worker: WorkerProcess, message: Message) -> None: ...
-
-
-class _Run:
-    """Calls of one function that are not nodes and whose values came one after another."""
-
-    __slots__ = ("done", "seconds", "spec")
-
-    def __init__(self, spec: TaskSpec) -> None:
-        self.spec = spec
-        self.done: list[tuple[int, bytes]] = []
-        self.seconds: list[float] = []
 
 
 class Mail:
@@ -99,22 +87,8 @@ class Mail:
     def read(self, worker: WorkerProcess, batch: list[Message]) -> None:
         """Take in what came from a worker at once, in order."""
         drained = False
-        record, calls = worker.record, worker.record.calls
-        run: _Run | None = None  # of calls that have ended, one after another
         for message in batch:
             op = message[0]
-            if op == m.DONE and drained:
-                _, seq, outcome, contained, seconds = message
-                call = calls.get(seq)
-                if call is not None and type(outcome) is bytes and not contained:
-                    if run is None or call.spec is not run.spec:
-                        self._end_run(record, run)
-                        run = _Run(call.spec)
-                    run.done.append((seq, outcome))
-                    run.seconds.append(seconds)
-                    continue
-            self._end_run(record, run)  # in the order in which it was said
-            run = None
             if op in _ANSWERS:
                 if not drained:  # what a task printed is out before its result is
                     drained = True
@@ -122,11 +96,6 @@ class Mail:
                 self._read_answer(worker, message)
             else:
                 self._handlers[op](worker, message)
-        self._end_run(record, run)
-
-    def _end_run(self, worker: WorkerRecord, run: _Run | None) -> None:
-        if run is not None:
-            self._loom.calls.on_done(worker, run.spec, run.done, run.seconds)
 
     def _read_answer(self, worker: WorkerProcess, message: Message) -> None:
         op = message[0]
@@ -136,6 +105,8 @@ class Mail:
                 self._loom.on_done(worker.record, seq, (outcome,), (contained,), seconds)
             else:
                 self._on_done(worker, message)
+        elif op == m.DONE_MANY:
+            self._on_done_many(worker.record, message)
         elif op == m.ITEM:
             self._streams.on_item(worker, message)
         else:
@@ -161,6 +132,23 @@ class Mail:
         if type(outcome) is Sealed:
             outcome = self._landed(worker, outcome, _output_key(record, seq, 0))
         self._loom.on_done(record, seq, (outcome,), (contained,), seconds)
+
+    def _on_done_many(self, worker: WorkerRecord, message: Message) -> None:
+        _, seqs, outcomes, seconds = message
+        calls = worker.calls
+        at, count = 0, len(seqs)
+        while at < count:
+            call = calls.get(seqs[at])
+            if call is None:  # it is a node
+                self._loom.on_done(worker, seqs[at], (outcomes[at],), (None,), seconds[at])
+                at += 1
+                continue
+            spec, end = call.spec, at + 1
+            while end < count and (call := calls.get(seqs[end])) is not None and call.spec is spec:
+                end += 1
+            done = list(zip(seqs[at:end], outcomes[at:end], strict=True))
+            self._loom.calls.on_done(worker, spec, done, seconds[at:end])
+            at = end
 
     def _on_function(self, worker: WorkerProcess, message: Message) -> None:
         worker.functions[message[1]] = message[2]

@@ -82,6 +82,7 @@ class ShortCut:
         self.shown: Offer | None = None  # to callers
         self.handed_over: Node | None = None  # is being entered in the books: its worker has it
         self._open: Offer | None = None  # as far as the engine knows
+        self.is_fetched = True  # somebody has asked for a result since a call was handed over
         self.taken = 0  # how often it was used
 
     # -- any thread ---------------------------------------------------------------------------
@@ -113,6 +114,7 @@ class ShortCut:
         try:
             if offer.take(node) is node:  # else the engine finds the call in its inbox
                 self.shown = None
+                self.is_fetched = False
                 offer.process.data.send_whole(frame)
         except OSError:
             portal.enter(self.doubt, offer)
@@ -125,7 +127,13 @@ class ShortCut:
     # -- the engine's thread ------------------------------------------------------------------
 
     def offer(self) -> None:
-        """Make an offer if there is a worker with nothing to do, and nothing to do for it."""
+        """Make an offer if there is a worker with nothing to do, and nothing to do for it.
+
+        Not to a program that has not asked for a result since it took the last one: it makes many
+        calls, and they had better go together than each wake the engine.
+        """
+        if not self.is_fetched:
+            return
         loom, used = self._loom, self.used
         if used is not None and (actor := used.record.actor) is not None:
             if loom.actors.is_at_rest(actor):
@@ -144,8 +152,7 @@ class ShortCut:
             and spec.stream is None
             and spec.num_returns == 1
             and not (actor_key and spec.retry_exceptions)  # it may have to go before others
-            and (actor_key or all(name == "CPU" for name, _ in spec.request))
-            and (actor_key or self._loom.ledger.fits(spec.request))
+            and (actor_key or (spec.asks_only_for_cpus and self._loom.ledger.fits(spec.request)))
             and process.data.is_clear
         ):
             self._open = self.shown = Offer(process, spec, actor_key)

@@ -30,6 +30,9 @@ SPEC: Final = 2
 #   holes: None, or (where, index into fills) pairs, where = position or keyword
 #   fills: payloads, or the key of what the task directly before this one returns
 RUN: Final = 3
+# (RUN_MANY, seq of the first, task keys, spec number, args payloads, accelerators)
+#   first attempts of calls without holes and context: each as if it stood in a RUN of its own
+RUN_MANY: Final = 9
 # (FORGET_FUNCTION, key) / (FORGET_SPEC, number): it will be defined again when it is needed
 FORGET_FUNCTION: Final = 4
 FORGET_SPEC: Final = 5
@@ -61,6 +64,8 @@ RECALL: Final = 22
 READY: Final = 30
 # (DONE, seq, payload or list of payloads, keys contained or None (or list of them), seconds)
 DONE: Final = 31
+# (DONE_MANY, seqs, payloads, seconds)     small values without refs: a DONE for each
+DONE_MANY: Final = 29
 # (FAILED, seq, failure, retry: bool, seconds)     failure None: it was not started
 FAILED: Final = 32
 # (RETURNED, low, high)     what has low < seq <= high was not started and never will be here

@@ -19,6 +19,7 @@ from time import perf_counter
 from types import FrameType
 from typing import Any, Final, cast
 
+from taskloom._machine import usable_cpus
 from taskloom._store.stored import Draft, process_store
 from taskloom._wire import messages as m
 from taskloom._wire.calls import decode_call
@@ -38,7 +39,9 @@ from taskloom._wire.serialization import (
     pack_plain,
     unpack_function,
 )
+from taskloom._wire.together import runs_of
 from taskloom._wire.unreadable import Misbehaved
+from taskloom._worker.alertness import Alertness
 from taskloom._worker.environment import TaskEnvironment
 from taskloom._worker.link import Link
 from taskloom._worker.output import Output
@@ -175,15 +178,17 @@ class Executor:
     def serve(self) -> None:
         """Run what comes, one task after another."""
         queue, link, functions = self._queue, self._link, self._functions
+        alertness = Alertness(link.data_fileno(), usable_cpus)
         held_since = 0.0
         while True:
             if not queue:
                 link.flush()
                 link.watch_for_quiet()
                 self._listen()  # nobody waits for that
+                alertness.rest(self._started)
                 while not queue:
                     self._read()
-                held_since = perf_counter()
+                held_since = alertness.rise()
             task = queue.popleft()
             if task[1] <= self._revoked_to:
                 self._cancelled.discard(task[1])
@@ -208,6 +213,8 @@ class Executor:
     def _on_message(self, message: Message) -> None:
         if message[0] == m.RUN:
             self._queue.append(message)
+        elif message[0] == m.RUN_MANY:
+            self._queue.extend(runs_of(message))
         else:
             self._functions.on_message(message)
 

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from taskloom._wire import messages as m
 from taskloom._wire.frames import FrameReader, Message, encode
+from taskloom._wire.together import gathered
 
 GRACE_S: Final = 0.2
 """How long a worker may take to end by itself when the driver has hung up."""
@@ -193,6 +194,8 @@ class Link:
         out = self._out
         self._flushed_at = time.perf_counter()
         messages = [out.popleft()] if len(out) == 1 else [out.popleft() for _ in range(len(out))]
+        if len(messages) > 1:
+            messages = gathered(messages)
         # Last of all: whatever was borrowed anew is among the messages before it.
         if self.dropped:
             released = self._forget_dropped()

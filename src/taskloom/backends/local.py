@@ -176,10 +176,10 @@ class LocalBackend:
             self._post(None, PlainCall(record, spec, payload))
             if self._sites is not None:
                 self._sites.note(record.key, self._engine.loom.graph.objects)
-            if not task & LOOK_EVERY:
-                self._engine.note_backlog()
             if not task & YIELD_EVERY:
                 self._portal.let_engine_in()
+                if not task & LOOK_EVERY:
+                    self._engine.note_backlog()
             return ref
         outputs: tuple[ObjectRecord, ...] = (record,)
         if count != 1:
@@ -261,6 +261,7 @@ class LocalBackend:
     # -- get and wait -------------------------------------------------------------------------
 
     def get(self, refs: Sequence[ObjectRef[object]], timeout_s: float | None) -> list[object]:
+        self._short_cut.is_fetched = True
         if len(refs) == 1:
             return [self._get_one(refs[0], timeout_s)]
         records = [self._check(ref)._record for ref in refs]
@@ -316,6 +317,7 @@ class LocalBackend:
     def wait(
         self, refs: Sequence[ObjectRef[object]], num_returns: int, timeout_s: float | None
     ) -> tuple[list[ObjectRef[object]], list[ObjectRef[object]]]:
+        self._short_cut.is_fetched = True
         pending = [r._record for r in refs if self._check(r)._record.outcome is None]
         missing = num_returns - (len(refs) - len(pending))
         if missing > 0 and timeout_s != 0:
@@ -337,6 +339,7 @@ class LocalBackend:
 
     def result(self, ref: ObjectRef[object]) -> object:
         record = ref._record
+        self._short_cut.is_fetched = True
         if self._forked or ref._home is not self:
             self._check(ref)
         if self._printer.backlog or self._printer.writing:
@@ -356,6 +359,7 @@ class LocalBackend:
         callback: Callable[[int], None],
         loop: AbstractEventLoop | None = None,
     ) -> Callable[[], None]:
+        self._short_cut.is_fetched = True
         if len(refs) == 1:
             # Fast path: an ``await``.  Plain twin: the rest, for many.
             record = self._check(refs[0])._record
