@@ -18,7 +18,7 @@ def test_the_doctor_tries_the_rows_of_the_matrix_and_leaves_nothing_behind(clust
         [sys.executable, "-m", "taskloom", "doctor", "--address", address],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=180,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (

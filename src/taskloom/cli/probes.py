@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from taskloom.backends._addresses import Address
     from taskloom.ref import ObjectRef
 
-PROBE_S: Final = 10.0
+PROBE_S: Final = 20.0
 """How long one probe may take.  On a busy cluster a process for an actor takes seconds."""
-ALL_S: Final = 30.0
+ALL_S: Final = 90.0
 """How long all of them may take."""
 NAP_S: Final = 60.0
 """How long what is to be cancelled would run."""
