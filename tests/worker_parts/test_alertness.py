@@ -37,7 +37,7 @@ def pipe():
 
 @pytest.fixture
 def alertness(pipe, clock):
-    return Alertness(pipe[0], lambda: 2, clock)
+    return Alertness(pipe[0], 2, clock)
 
 
 def rested_s(alertness, clock, begun) -> float:
@@ -71,7 +71,7 @@ def test_it_returns_as_soon_as_something_has_come(alertness, clock, pipe):
 
 def test_it_returns_when_the_driver_has_gone(clock):
     read, write = os.pipe()
-    alertness = Alertness(read, lambda: 2, clock)
+    alertness = Alertness(read, 2, clock)
     alertness.rest(0)
     come(alertness, clock, 0)
     os.close(write)
@@ -100,19 +100,42 @@ def test_it_sleeps_at_once_after_many_tasks(alertness, clock):
 
 
 def test_with_one_cpu_it_always_sleeps_at_once(pipe, clock):
-    alertness = Alertness(pipe[0], lambda: 1, clock)
+    alertness = Alertness(pipe[0], 1, clock)
     for begun in range(5):
         assert rested_s(alertness, clock, begun) < 2 * TICK_S
         come(alertness, clock, 0)
 
 
-def test_the_cpus_are_counted_once_and_not_before_it_matters(pipe, clock):
-    counted = []
-    alertness = Alertness(pipe[0], lambda: counted.append(1) or 2, clock)
+def test_once_it_is_pinned_to_one_cpu_it_sleeps_at_once(alertness, clock, monkeypatch):
     alertness.rest(0)
-    come(alertness, clock, AWAKE_S)
-    assert not counted
-    for begun in range(1, 5):
-        alertness.rest(begun)
-        come(alertness, clock, 0)
-    assert counted == [1]
+    monkeypatch.setattr("taskloom._worker.alertness._affinity", lambda _pid: {0})
+    come(alertness, clock, 0)
+    assert rested_s(alertness, clock, 1) < 2 * TICK_S
+
+
+OPEN_IS_BROKEN = """
+import taskloom as tl
+
+
+@tl.remote
+class Broken:
+    def __init__(self):
+        import builtins, os
+
+        builtins.open = os.open = os.sched_yield = os.sched_getaffinity = None
+        self.n = 0
+
+    def inc(self):
+        self.n += 1
+        return self.n
+
+
+tl.init(num_cpus=2)
+actor = Broken.remote()
+print([tl.get(actor.inc.remote()) for _ in range(300)] == list(range(1, 301)))
+"""
+
+
+def test_what_user_code_does_to_builtins_ends_no_worker_that_waits(run_driver):
+    done = run_driver(OPEN_IS_BROKEN, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 
 from taskloom._core.memory_victims import MemoryRetries
@@ -95,3 +96,14 @@ def lost(key: int) -> ObjectRecord:
     record.outcome = system_failure(ObjectLostError(f"the object {key:#x} is no longer kept"))
     record.failed = record.seen = True
     return record
+
+
+def no_engine(error: BaseException) -> str:
+    """Why the engine could not start."""
+    if not isinstance(error, OSError):
+        return f"the engine could not start: {error!r}"
+    # The repr of an OSError leaves out which file it is about.
+    text = f"the engine could not start: {type(error).__name__}: {error}"
+    if error.errno == errno.EMFILE:
+        text += "; this process may not have more descriptors (RLIMIT_NOFILE, 'ulimit -n')"
+    return text

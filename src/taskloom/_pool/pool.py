@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from taskloom._config import Config
 from taskloom._core.node import WorkerKind, WorkerRecord
+from taskloom._machine import usable_cpus
 from taskloom._pool.process import Owner, WorkerProcess
 from taskloom._pool.starts import FailedStarts
 from taskloom._pool.zygote_handle import ZygoteHandle
@@ -108,6 +109,7 @@ class Pool:
             page_bytes=PAGE_BYTES,
             arena_bytes=self._arena.size,
             driver_pid=os.getpid(),
+            cpus=usable_cpus(),
         )
         fds = (self._page_fd, self._arena.fd)
         self._zygote = ZygoteHandle(process or ZygoteProcess(self._surroundings), facts, fds)

@@ -21,24 +21,29 @@ from typing import Final
 AWAKE_S: Final = 0.000_1
 """How long a worker stays awake, and how soon a task must come for that to be worth it."""
 
+# As they were before any user code ran in this process.
+_yield: Final = os.sched_yield
+_affinity: Final = getattr(os, "sched_getaffinity", None)
+
+
+def _is_free_to_move() -> bool:
+    """False in a process that was pinned to one CPU; the sender of its tasks mostly was, too."""
+    return _affinity is None or len(_affinity(0)) > 1
+
 
 class Alertness:
     """Watches a descriptor for the next task.
 
     Args:
         fd: can be read when a task has come, or the driver has gone.
-        count_cpus: how many this process may use; of one only, the sender of the task has need.
-            Asked once, when it matters for the first time.
+        cpus: how many the session may use; of one only, the sender of the task has need.
         clock: seconds.
     """
 
-    def __init__(
-        self, fd: int, count_cpus: Callable[[], int], clock: Callable[[], float] = perf_counter
-    ) -> None:
+    def __init__(self, fd: int, cpus: int, clock: Callable[[], float] = perf_counter) -> None:
         self._poller = select.poll()
         self._poller.register(fd, select.POLLIN)
-        self._count_cpus = count_cpus
-        self._may_stay_awake: bool | None = None  # not known yet
+        self._has_several_cpus = cpus > 1
         self._clock = clock
         self._is_worth_it = False
         self._begun = 0  # tasks, when there was nothing to do the last time
@@ -56,15 +61,12 @@ class Alertness:
         if self._is_worth_it and ran == 1:
             poll, clock, end = self._poller.poll, self._clock, self._since + AWAKE_S
             while not poll(0) and clock() < end:
-                os.sched_yield()  # the kernel may have put whom we have woken on this CPU
+                _yield()  # the kernel may have put whom we have woken on this CPU
 
     def rise(self) -> float:
         """A task has come.  Returns: when, by the clock."""
         now = self._clock()
-        self._is_worth_it = now - self._since < AWAKE_S and self._can_afford_it()
+        self._is_worth_it = (
+            now - self._since < AWAKE_S and self._has_several_cpus and _is_free_to_move()
+        )
         return now
-
-    def _can_afford_it(self) -> bool:
-        if self._may_stay_awake is None:
-            self._may_stay_awake = self._count_cpus() > 1
-        return self._may_stay_awake

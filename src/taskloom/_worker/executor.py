@@ -19,7 +19,6 @@ from time import perf_counter
 from types import FrameType
 from typing import Any, Final, cast
 
-from taskloom._machine import usable_cpus
 from taskloom._store.stored import Draft, process_store
 from taskloom._wire import messages as m
 from taskloom._wire.calls import decode_call
@@ -178,7 +177,7 @@ class Executor:
     def serve(self) -> None:
         """Run what comes, one task after another."""
         queue, link, functions = self._queue, self._link, self._functions
-        alertness = Alertness(link.data_fileno(), usable_cpus)
+        alertness = Alertness(link.data_fileno(), link.cpus)
         held_since = 0.0
         while True:
             if not queue:

@@ -113,6 +113,7 @@ class Link:
         self._lock = threading.Lock()
         self._bell = _Bell()
         self.main_thread = threading.get_ident()
+        self.cpus = 1  # that the session may use
         self.main_reads = True  # False in a LOOP worker: its main thread runs an event loop
         self.records: dict[int, Borrowed] = {}
         self.dropped: deque[int] = deque()  # refs that were collected: ObjectRef.__del__

@@ -63,6 +63,7 @@ def serve(number: int, kind: int, slot: int, fds: tuple[int, ...], facts: dict[s
     faulthandler.enable(file=sys.stderr, all_threads=False)
     told = memoryview(facts["page"])[told_offset(slot) :][: TOLD.size].cast("Q")
     link = Link(socket.socket(fileno=data_fd), socket.socket(fileno=control_fd), told)
+    link.cpus = facts["cpus"]
     note_started = _started_writer(facts["page"], slot)
     if kind == LOOP:
         # A plain worker never needs asyncio, which is slow to load: only this kind does.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import threading
@@ -20,6 +19,7 @@ from taskloom._engine.engine_thread import EngineThread
 from taskloom._engine.large_arguments import LargeArguments
 from taskloom._engine.portal import Portal, new_event_loop
 from taskloom._engine.printer import Printer
+from taskloom._engine.verdicts import no_engine
 from taskloom._engine.waiters import Subscriber
 from taskloom._spec import TaskSpec
 from taskloom._store.stored import Block, Parts
@@ -132,7 +132,7 @@ class LocalBackend:
             portal.attach(loop)
         except BaseException as error:
             # Nobody may wait for ever: every call of this session gets the reason.
-            engine.fail_everything(f"the engine could not start: {_told(error)}")
+            engine.fail_everything(no_engine(error))
             self._loop = None
             portal.serve_until(lambda: self._stopping)
             engine.close()
@@ -481,15 +481,6 @@ class LocalBackend:
             "start a session of your own with taskloom.shutdown() and taskloom.init()"
         )
         self._engine.close_fds_after_fork()
-
-
-def _told(error: BaseException) -> str:
-    if not isinstance(error, OSError):
-        return repr(error)
-    text = f"{type(error).__name__}: {error}"  # its repr leaves out which file it is about
-    if error.errno == errno.EMFILE:
-        text += "; this process may not have more descriptors (RLIMIT_NOFILE, 'ulimit -n')"
-    return text
 
 
 # Sessions of this process, for the child of a fork.  Hooks cannot be taken back, so there is one.
