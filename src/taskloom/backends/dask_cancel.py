@@ -42,8 +42,10 @@ class Canceller:
         found: dict[str, Any] = {}
         if where is not None and force:
             # In this order: what the scheduler still has when its worker dies is tried again, and
-            # would hold the next worker for ever.
+            # would hold the next worker for ever.  It hears of a cancel by another way than of what
+            # it is asked, and on a busy machine later.
             self._client.cancel([future], force=True)
+            self._client.run_on_scheduler(dask_head.let_go, promise.key)
             self._client.run(end_process, task, workers=[where], on_error="ignore")
             return
         if where is not None:

@@ -230,6 +230,16 @@ async def whereabouts(key: str, dask_scheduler: Any = None) -> tuple[bool, str |
     return task is not None, None if worker is None else str(worker.address)
 
 
+async def let_go(key: str, dask_scheduler: Any = None) -> None:
+    """Wait until a task that was cancelled is with no worker any more, as far as is known here."""
+    until = time() + _PATIENCE_S
+    while time() < until:
+        task = dask_scheduler.tasks.get(key)
+        if task is None or task.processing_on is None:
+            return
+        await asyncio.sleep(0.001)
+
+
 async def wait_for(key: str, dask_scheduler: Any = None, patience_s: float = _PATIENCE_S) -> None:
     """Wait until the scheduler has heard of a task that was submitted."""
     until = time() + patience_s
