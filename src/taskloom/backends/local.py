@@ -176,10 +176,10 @@ class LocalBackend:
             self._post(None, PlainCall(record, spec, payload))
             if self._sites is not None:
                 self._sites.note(record.key, self._engine.loom.graph.objects)
+            if not task & LOOK_EVERY:
+                self._engine.note_backlog()
             if not task & YIELD_EVERY:
                 self._portal.let_engine_in()
-                if not task & LOOK_EVERY:
-                    self._engine.note_backlog()
             return ref
         outputs: tuple[ObjectRecord, ...] = (record,)
         if count != 1:
