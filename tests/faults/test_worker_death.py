@@ -544,7 +544,7 @@ say(outcome(good.remote("the next session works")))
 def test_workers_that_are_killed_before_their_first_task_are_no_endless_loop_FAULTS_10(drive):
     lines = drive(
         setting_up(
-            "import os, signal, threading, taskloom._worker.executor as e\n"
+            "import os, signal, threading, taskloom._worker.functions as e\n"
             "def prepare():\n"
             "    e.Functions.on_message = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskloom._wire import messages as m
-from taskloom._wire.together import gathered, runs_of
+from taskloom._wire.together import gathered
 
 plain_done = st.tuples(
     st.just(m.DONE), st.integers(1, 99), st.binary(max_size=4), st.none(), st.floats(0, 1)
@@ -62,12 +62,3 @@ def test_a_result_on_its_own_stays_what_it_was():
 def test_a_result_with_refs_or_a_place_in_the_store_is_not_gathered():
     messages = [(m.DONE, 1, b"x", (9,), 0.1), (m.DONE, 2, object(), None, 0.1)] * 2
     assert gathered(messages) == messages
-
-
-def test_each_call_of_a_run_is_a_first_attempt_with_a_number_of_its_own():
-    accelerators = {"GPU": ["0"]}
-    runs = runs_of((m.RUN_MANY, 7, [40, 42], 3, [b"a", b"b"], accelerators))
-    assert list(runs) == [
-        (m.RUN, 7, 40, 1, 3, b"a", None, None, None, accelerators),
-        (m.RUN, 8, 42, 1, 3, b"b", None, None, None, accelerators),
-    ]

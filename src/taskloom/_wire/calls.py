@@ -26,7 +26,8 @@ from taskloom._wire.unreadable import Misbehaved
 from taskloom.ref import ObjectRef
 
 Holes = tuple[tuple[int | str, int], ...]
-_NO_ARGUMENTS: Final = pack_plain(())
+NO_ARGUMENTS: Final = pack_plain(())
+"""The payload of a call without arguments."""
 _NO_KEYWORDS: Final[dict[str, Any]] = {}  # a call with ``**`` copies it
 PutArgument = Callable[[object, int | str, Parts, tuple[int, ...]], ObjectRef[Any]]
 """Makes an object of an argument: the argument, where it stands, its pickle, the refs in it."""
@@ -54,7 +55,7 @@ def encode_call(
     if not kwargs:
         # Fast path: the common call has a few plain arguments.  Plain twin: the code below.
         if not args:
-            return _NO_ARGUMENTS, None, (), ()
+            return NO_ARGUMENTS, None, (), ()
         for arg in args:
             if type(arg) not in PLAIN:
                 break

@@ -2,23 +2,16 @@
 
 Fast path: a tuple of ten fields for each call costs more to pickle and to read than columns of
 numbers and bytes (measured: the engine's thread takes a tenth less for a no-op).
-Plain twin: a RUN, or a DONE, for each.
+Plain twin: a DONE for each.  The other way goes RUN_MANY, see ``Executor``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from taskloom._wire import messages as m
 from taskloom._wire.frames import Message
-
-
-def runs_of(message: Message) -> Iterator[Message]:
-    """The RUN messages that a RUN_MANY stands for."""
-    _, first, keys, number, payloads, accelerators = message
-    for seq, (key, payload) in enumerate(zip(keys, payloads, strict=True), first):
-        yield m.RUN, seq, key, 1, number, payload, None, None, None, accelerators
 
 
 def gathered(messages: Sequence[Message]) -> list[Message]:

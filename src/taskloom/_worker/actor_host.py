@@ -26,8 +26,10 @@ from taskloom._wire.careful import repr_of
 from taskloom._wire.frames import Message
 from taskloom._wire.remote_errors import Failure, system_failure
 from taskloom._wire.serialization import unpack_function
+from taskloom._worker.answers import failure_of
 from taskloom._worker.ending import end_process
-from taskloom._worker.executor import Executor, Functions, Running, Spec, failure_of
+from taskloom._worker.executor import Executor
+from taskloom._worker.functions import Functions, Running, Spec
 from taskloom._worker.link import DriverGone, Link
 from taskloom._worker.output import Output
 from taskloom.backends.base import ActorExit

@@ -20,7 +20,8 @@ from taskloom._wire.context_vars import unpack_context
 from taskloom._wire.frames import Message
 from taskloom._wire.serialization import loads
 from taskloom._worker.actor_threads import Calls, Crew, running
-from taskloom._worker.executor import Running, answer_of
+from taskloom._worker.answers import answer_of
+from taskloom._worker.functions import Running
 from taskloom._worker.link import QUIET_S, DriverGone
 from taskloom._worker.loop_executor import new_event_loop, one_turn
 from taskloom._worker.streaming import Writer, yields

@@ -15,8 +15,9 @@ from taskloom._wire.calls import decode_call
 from taskloom._wire.context_vars import unpack_context
 from taskloom._wire.frames import Message
 from taskloom._wire.serialization import loads
+from taskloom._worker.answers import answer_of, wants_retry
 from taskloom._worker.environment import TaskEnvironment
-from taskloom._worker.executor import Running, Spec, answer_of, wants_retry
+from taskloom._worker.functions import Running, Spec
 from taskloom._worker.link import DriverGone
 from taskloom._worker.streaming import Writer, yields
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
     from taskloom._memory import MemoryReport
-    from taskloom._worker.executor import Running
+    from taskloom._worker.functions import Running
 
 
 class _Shield:

@@ -108,7 +108,7 @@ class Link:
         self.heard = 0  # what ``told`` was when the last such message was sent
         self._control = control
         self._reader = FrameReader()
-        self._out: deque[Message] = deque()
+        self.out: deque[Message] = deque()
         self._flushed_at = 0.0
         self._lock = threading.Lock()
         self._bell = _Bell()
@@ -142,11 +142,11 @@ class Link:
 
     def post(self, message: Message) -> None:
         """Have a message sent with the next flush."""
-        self._out.append(message)
+        self.out.append(message)
 
     def post_soon(self, message: Message) -> None:
         """Have a message sent before long, whatever this thread does next."""
-        self._out.append(message)
+        self.out.append(message)
         self._hurry = True
         self._bell.ring()
 
@@ -156,7 +156,7 @@ class Link:
         One of many does not go alone: each would wake the control thread here and the driver there
         (measured: a nested task costs all processes together 17 us where it cost 20).
         """
-        self._out.append(message)
+        self.out.append(message)
         if time.perf_counter() - self._flushed_at > BURST_S:
             self._hurry = True
             self._bell.ring()
@@ -173,16 +173,16 @@ class Link:
     @property
     def has_many_posts(self) -> bool:
         """True when it is time for a flush, whatever else is to be done."""
-        return len(self._out) >= MANY_POSTS
+        return len(self.out) >= MANY_POSTS
 
     @property
     def has_posts(self) -> bool:
         """True when something waits for the next flush."""
-        return bool(self._out)
+        return bool(self.out)
 
     def flush(self) -> None:
         """Send all that was posted."""
-        if self._out or self.dropped or self._finished:
+        if self.out or self.dropped or self._finished:
             # Not ``with``: it costs twice as much.  Where a signal may interrupt, the caller is
             # shielded.
             self._lock.acquire()
@@ -192,7 +192,7 @@ class Link:
                 self._lock.release()
 
     def _flush_locked(self) -> None:
-        out = self._out
+        out = self.out
         self._flushed_at = time.perf_counter()
         messages = [out.popleft()] if len(out) == 1 else [out.popleft() for _ in range(len(out))]
         if len(messages) > 1:
@@ -235,7 +235,7 @@ class Link:
             if record is None:
                 record = self.records[key] = Borrowed(key)
                 if announce:
-                    self._out.append((m.BORROW, (key,)))
+                    self.out.append((m.BORROW, (key,)))
             record.count += 1
             return record
 
@@ -293,7 +293,7 @@ class Link:
         else:
             seq = self.seq_of_thread()
             running = -1 - seq if seq else 0
-        self._out.append((op, number, *content, running))
+        self.out.append((op, number, *content, running))
         self.flush()
         if in_main:
             while request.answer is None:

@@ -21,14 +21,9 @@ from taskloom._wire.calls import decode_call
 from taskloom._wire.context_vars import unpack_context
 from taskloom._wire.frames import Message
 from taskloom._wire.serialization import loads
-from taskloom._worker.executor import (
-    Functions,
-    Running,
-    answer_of,
-    failure_of,
-    must_not_break,
-    wants_retry,
-)
+from taskloom._worker.answers import answer_of, failure_of, wants_retry
+from taskloom._worker.executor import must_not_break
+from taskloom._worker.functions import Functions, Running
 from taskloom._worker.link import QUIET_S, DriverGone, Link
 from taskloom._worker.output import Output
 from taskloom._worker.streaming import Writer, yields

@@ -29,7 +29,7 @@ from taskloom.generator import END, STOP
 
 if TYPE_CHECKING:
     from taskloom._worker.client import WorkerBackend
-    from taskloom._worker.executor import Running, Spec
+    from taskloom._worker.functions import Running, Spec
     from taskloom._worker.link import Link
     from taskloom._worker.output import Output
     from taskloom.ref import ObjectRef
