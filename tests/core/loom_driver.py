@@ -282,9 +282,9 @@ class Core:
         spec = self._spec(function, False, 1, cpus, (), retries, 0, None, None)
         calls = []
         for _ in range(count):
-            record = ObjectRecord(self._mint.next_task() + 1)
-            self.refs[record] += 1
-            calls.append(PlainCall(record, spec, b"args"))
+            call = PlainCall(self._mint.next_task() + 1, spec, b"args")
+            self.refs[call] += 1
+            calls.append(call)
         self.loom.calls.on_submit(calls)
         return calls
 

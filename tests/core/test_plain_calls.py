@@ -25,7 +25,7 @@ def batch(count: int, *, retries: int = 0) -> tuple[Core, WorkerRecord, list[Pla
     core.learn(seconds=SHORT_S)
     first, *calls = core.call_many(count + 1, retries=retries)
     core.loom.schedule()
-    assert [first.record.key - 1] == [node.key for node in worker.nodes.values()]
+    assert [first.key - 1] == [node.key for node in worker.nodes.values()]
     assert list(worker.calls.values()) == calls
     return core, worker, calls
 
@@ -33,7 +33,7 @@ def batch(count: int, *, retries: int = 0) -> tuple[Core, WorkerRecord, list[Pla
 def finish(core: Core, worker: WorkerRecord, *calls: PlainCall) -> None:
     """The worker brings their values, together."""
     seqs = {id(call): seq for seq, call in worker.calls.items()}
-    done = [(seqs[id(call)], value_of(call.record)) for call in calls]
+    done = [(seqs[id(call)], value_of(call)) for call in calls]
     core.loom.calls.on_done(worker, calls[0].spec, done, [SHORT_S] * len(done))
 
 
@@ -42,7 +42,7 @@ def value_of(record: ObjectRecord) -> bytes:
 
 
 def node_of(core: Core, call: PlainCall) -> Node:
-    node = core.loom.graph.node_of(call.record)
+    node = core.loom.graph.node_of(call)
     assert node is not None
     return node
 
@@ -51,8 +51,8 @@ def test_calls_of_a_known_short_function_never_become_nodes() -> None:
     core, worker, calls = batch(10)
     finish(core, worker, *calls[:7])
     finish(core, worker, *calls[7:])
-    assert [call.record.outcome for call in calls] == [value_of(call.record) for call in calls]
-    assert all(call.record.producer is None for call in calls)
+    assert [call.outcome for call in calls] == [value_of(call) for call in calls]
+    assert all(call.producer is None for call in calls)
     assert core.loom.graph.count_pending() == 1
 
 
@@ -72,13 +72,13 @@ def test_who_looks_at_a_call_in_its_line_finds_a_node_that_is_ready() -> None:
     core = Core(cpus=1, starts_workers=False)
     a, b = core.call_many(2)
     node = node_of(core, b)
-    assert (node.state, node.attempt, node.key) == (S.READY, 0, b.record.key - 1)
+    assert (node.state, node.attempt, node.key) == (S.READY, 0, b.key - 1)
     assert node_of(core, b) is node
     core.worker()
     core.loom.schedule()
     core.finish(node_of(core, a))
     core.finish(node)
-    assert b.record.outcome is not None
+    assert b.outcome is not None
 
 
 def test_who_looks_at_a_call_that_a_worker_has_finds_its_node_and_those_before_it() -> None:
@@ -93,17 +93,17 @@ def test_who_looks_at_a_call_that_a_worker_has_finds_its_node_and_those_before_i
 def test_a_call_in_its_line_can_be_cancelled() -> None:
     core = Core(cpus=1, starts_workers=False)
     a, b, c = core.call_many(3)
-    core.cancel(b.record)
+    core.cancel(b)
     core.worker()
-    assert core.outcome(b.record).cancelled
+    assert core.outcome(b).cancelled
     for call in (a, c):
         core.finish(node_of(core, call))
 
 
 def test_a_call_that_a_worker_has_can_be_cancelled() -> None:
     core, worker, calls = batch(3)
-    core.cancel(calls[1].record)
-    assert core.outcome(calls[1].record).cancelled
+    core.cancel(calls[1])
+    assert core.outcome(calls[1]).cancelled
     assert [verb[0] for verb in core.outbox.verbs if verb[0] == "interrupt"] == ["interrupt"]
     seq = next(seq for seq, node in worker.inflight.items() if node.state is S.CANCELLED)
     core.loom.on_failed(worker, seq, None, retry=False, seconds=0.0)
@@ -132,7 +132,7 @@ def test_a_call_whose_worker_dies_of_it_has_lost_an_attempt_and_the_others_none(
 def test_a_call_that_raises_may_be_tried_again() -> None:
     core, worker, calls = batch(3, retries=1)
     seq = list(worker.calls)[1]
-    error = Trouble("raised", calls[1].record.key - 1)
+    error = Trouble("raised", calls[1].key - 1)
     core.loom.on_failed(worker, seq, error, retry=True, seconds=SHORT_S)
     assert list(worker.calls.values()) == calls[2:]
     assert (node_of(core, calls[1]).state, node_of(core, calls[1]).attempt) == (S.READY, 1)
@@ -140,7 +140,7 @@ def test_a_call_that_raises_may_be_tried_again() -> None:
 
 def test_a_dependent_of_a_call_becomes_ready_with_its_value() -> None:
     core, _, calls = batch(3)
-    node = core.submit([calls[2].record])
+    node = core.submit([calls[2]])
     core.loom.schedule()
     core.finish(*[node_of(core, call) for call in calls])
     assert node.state in {S.READY, S.ASSIGNED}
@@ -149,14 +149,14 @@ def test_a_dependent_of_a_call_becomes_ready_with_its_value() -> None:
 def test_a_call_that_can_never_run_fails_at_once() -> None:
     core = Core(cpus=1)
     call = core.call(cpus=2)
-    assert core.outcome(call.record).kind == "unschedulable"
+    assert core.outcome(call).kind == "unschedulable"
 
 
 def test_a_call_that_nobody_wants_leaves_nothing() -> None:
     core, worker, calls = batch(2)
-    core.drop(*[call.record for call in calls])
+    core.drop(*calls)
     core.finish(*worker.inflight.values())
-    assert not [call for call in calls if call.record.key in core.loom.graph.objects]
+    assert not [call for call in calls if call.key in core.loom.graph.objects]
 
 
 def test_who_looks_while_nodes_are_made_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_who_looks_while_nodes_are_made_changes_nothing(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(graph_module, "node_from", make_and_look)
     nodes = list(worker.inflight.values())
-    assert [node.key for node in nodes[1:]] == [call.record.key - 1 for call in calls]
+    assert [node.key for node in nodes[1:]] == [call.key - 1 for call in calls]
     assert [node.seq for node in nodes] == list(worker.inflight) == sorted(worker.inflight)
     assert [node_of(core, call) for call in calls] == nodes[1:]
     core.check()
@@ -182,10 +182,10 @@ def test_a_call_that_becomes_a_node_after_its_worker_has_said_what_it_came_to_is
 ):
     core, worker, calls = batch(4)
     seqs = list(worker.calls)
-    core.loom.graph.node_of(calls[1].record)
+    core.loom.graph.node_of(calls[1])
     done = [(seq, b"value") for seq in seqs]
     core.loom.calls.on_done(worker, calls[0].spec, done, [SHORT_S] * 4)
-    assert [call.record.outcome for call in calls] == [b"value"] * 4
+    assert [call.outcome for call in calls] == [b"value"] * 4
     core.finish(*worker.inflight.values())
     assert core.is_at_rest()
 
@@ -280,7 +280,7 @@ class Life:
             return
         count = self.chance.choice((1, 1, 2, 10, 40))
         calls = self.core.call_many(count, function=function, retries=-1)
-        self.records += [call.record for call in calls]
+        self.records += calls
 
     def hear(self) -> None:
         """Workers get what the loom has sent."""
@@ -323,8 +323,8 @@ class Life:
         if not those:
             return
         if self.chance.random() < 0.1:  # somebody looks, between the message and this
-            self.loom.graph.node_of(self.chance.choice(those)[1].record)
-        done = [(seq, value_of(call.record)) for seq, call in those]
+            self.loom.graph.node_of(self.chance.choice(those)[1])
+        done = [(seq, value_of(call)) for seq, call in those]
         self.loom.calls.on_done(worker, those[0][1].spec, done, [SHORT_S] * len(done))
 
     def give_back(self) -> None:

@@ -131,6 +131,8 @@ class ActorRecord(ObjectRecord):
         "worker",
     )
 
+    is_actor = True
+
     def __init__(self, key: int, spec: TaskSpec) -> None:
         super().__init__(key)
         assert spec.actor is not None

@@ -77,16 +77,18 @@ class Graph:
         node.seq = seq
         node.attempt = 1
         self.move(node, ASSIGNED, "placed")
-        if call.record.producer is call and seq in worker.calls:
+        if call.producer is call and seq in worker.calls:
             del worker.calls[seq]
             worker.nodes[seq] = node
-            call.record.producer = self._nodes[node.key] = node
+            call.producer = self._nodes[node.key] = node
+            call.args = call.worker = None
             self._plain -= 1
 
     def _unfold(self, call: PlainCall) -> None:
         node = self._ready_node(call)
-        if call.record.producer is call:
-            call.record.producer = self._nodes[node.key] = node
+        if call.producer is call:
+            call.producer = self._nodes[node.key] = node
+            call.args = None
             self._plain -= 1
 
     def _ready_node(self, call: PlainCall) -> Node:
@@ -102,8 +104,7 @@ class Graph:
             call.graph = self
             call.order = order
             call.passed_over = 0
-            record = call.record
-            objects[record.key] = record
+            objects[call.key] = call
         self._orders += len(calls)
         self._plain += len(calls)
 
@@ -123,18 +124,17 @@ class Graph:
         unfolded: list[tuple[int, bytes]] = []
         records: list[ObjectRecord] = []
         for seq, outcome in done:
-            if seq not in calls:
+            call = calls.pop(seq, None)
+            if call is None:
                 unfolded.append((seq, outcome))
                 continue
-            record = calls[seq].record
-            del calls[seq]
-            record.producer = None
+            call.producer = call.worker = call.args = None
             self._plain -= 1
-            if record.dependents:
-                self._finish_one(record, outcome, None, ready)
+            if call.dependents:
+                self._finish_one(call, outcome, None, ready)
             else:
-                record.outcome = outcome
-                records.append(record)
+                call.outcome = outcome
+                records.append(call)
         self._resolve_all(records)
         for record in records:
             if record.holds == 0:
@@ -324,14 +324,14 @@ class Graph:
 
     def _forget(self, record: ObjectRecord) -> None:
         """Nobody can reach the object any more, nor what only it contained."""
-        if not record.contains and not record.failed and type(record) is ObjectRecord:
+        if not record.contains and not record.failed and not record.is_actor:
             self.objects.pop(record.key, None)  # fast path, plain twin: the rest
             return
         todo = [record]
         while todo:
             current = todo.pop()
             self.objects.pop(current.key, None)
-            if type(current) is not ObjectRecord:
+            if current.is_actor:
                 self.forgotten.append(cast("ActorRecord", current))
             if current.failed and not current.seen and not current.outcome.cancelled:
                 self._report_unseen(current, "")
@@ -344,8 +344,7 @@ class Graph:
 
 def node_from(call: PlainCall) -> Node:
     """A new node for a call."""
-    record = call.record
-    return Node(record.key - 1, call.spec, call.args, None, (), (record,))
+    return Node(call.key - 1, call.spec, call.args, None, (), (call,))
 
 
 def _drop_ended(dependents: list[Node]) -> None:

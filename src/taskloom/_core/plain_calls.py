@@ -63,8 +63,7 @@ class PlainCalls:
             call = line[0]
             if type(call) is not PlainCall or call.spec is not spec:
                 break
-            record = call.record
-            if record.producer is not call or record.dependents is not None:
+            if call.producer is not call or call.dependents is not None:
                 break
             line.popleft()
             seq += 1

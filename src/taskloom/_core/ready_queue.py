@@ -59,8 +59,8 @@ class Bucket:
         nodes = self.nodes
         while nodes:
             first = nodes[0]
-            if isinstance(first, PlainCall) and isinstance(first.record.producer, Node):
-                nodes[0] = first = first.record.producer  # it has become one, and counts for itself
+            if isinstance(first, PlainCall) and isinstance(first.producer, Node):
+                nodes[0] = first = first.producer  # it has become one, and counts for itself
             if _is_ready(first):
                 return first
             nodes.popleft()
@@ -172,7 +172,7 @@ class ReadyQueue:
 
 def _is_ready(entry: Node | PlainCall) -> bool:
     if isinstance(entry, PlainCall):
-        producer = entry.record.producer
+        producer = entry.producer
         if producer is entry:
             return True
         return isinstance(producer, Node) and producer.state is NodeState.READY

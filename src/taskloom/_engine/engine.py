@@ -388,7 +388,7 @@ class Engine:
         devices = None
         if worker.lease is not None and worker.lease.devices:
             devices = self.loom.ledger.device_ids(worker.lease)
-        keys = [call.record.key - 1 for call in calls]
+        keys = [call.key - 1 for call in calls]
         payloads = [call.args for call in calls]
         process.posted.append((m.RUN_MANY, first, keys, spec.number, payloads, devices))
         self._dirty.add(process)

@@ -160,7 +160,6 @@ class LocalBackend:
         payload, holes, refs, nested = encode_call(args, kwargs, spec.name, self._arguments.put)
         task = self._next_task()
         count = spec.num_returns
-        record = ObjectRecord(task + 1)
         context = self._contexts.pack()
         if (
             spec.is_plain
@@ -172,18 +171,17 @@ class LocalBackend:
             and context is None
         ):
             # Fast path, see ``PlainCall``.  Plain twin: the rest of this method.
-            ref: ObjectRef[object] = ObjectRef(task + 1, self, record)
-            self._post(None, PlainCall(record, spec, payload))
+            call = PlainCall(task + 1, spec, payload)
+            ref: ObjectRef[object] = ObjectRef(task + 1, self, call)
+            self._post(None, call)
             if self._sites is not None:
-                self._sites.note(record.key, self._engine.loom.graph.objects)
+                self._sites.note(call.key, self._engine.loom.graph.objects)
             if not task & LOOK_EVERY:
                 self._engine.note_backlog()
             if not task & YIELD_EVERY:
                 self._portal.let_engine_in()
             return ref
-        outputs: tuple[ObjectRecord, ...] = (record,)
-        if count != 1:
-            outputs = tuple([ObjectRecord(task + 1 + index) for index in range(count)])
+        outputs = tuple([ObjectRecord(task + 1 + index) for index in range(count)])
         deps = tuple([self._check(ref)._record for ref in refs]) if refs else ()
         node = Node(task, spec, payload, holes, deps, outputs)
         node.nested = nested  # type: ignore[assignment]  # keys; the engine looks them up
@@ -193,7 +191,7 @@ class LocalBackend:
         # Refs first: what Ctrl-C interrupts here is dropped.
         made: Any
         if count == 1:
-            made = ObjectRef(task + 1, self, record)
+            made = ObjectRef(task + 1, self, outputs[0])
             if spec.stream is not None:
                 made = open_stream(self, node, made)
         else:
@@ -412,7 +410,7 @@ class LocalBackend:
         record = ref._record
         # What is small and done, and so ends nothing but itself, need not go at once.
         small = type(record.outcome) is bytes and not record.contains
-        if small and type(record) is ObjectRecord:  # with a handle an actor may go
+        if small and not record.is_actor:  # with a handle an actor may go
             self._post_along(self._release, record)
         else:
             self._post_if_open(self._release, record)
