@@ -92,6 +92,22 @@ def test_many_posts_ring_once(office: Office, monkeypatch: pytest.MonkeyPatch) -
     assert office.drains < 5
 
 
+def test_what_is_no_pair_comes_together_with_its_like_and_in_order(office: Office) -> None:
+    seen: list[object] = []
+    office.portal.take_bare = seen.append
+    for item in "ab":
+        office.portal.post_bare(item)
+    office.portal.post(seen.append, 1)
+    office.portal.post_along("c")
+    office.portal.post(seen.append, 2)
+    office.portal.post(seen.append, 3)
+    for item in "de":
+        office.portal.post_bare(item)
+    office.open()
+    office.portal.call(lambda: None)
+    assert seen == [["a", "b"], 1, ["c"], 2, 3, ["d", "e"]]
+
+
 def test_what_nobody_waits_for_goes_along_with_the_next_post(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,10 +121,10 @@ def test_what_nobody_waits_for_goes_along_with_the_next_post(
     monkeypatch.setattr(portal_module.os, "write", count)
     seen: list[int] = []
     for number in range(10):
-        office.portal.post_along(seen.append, number)
+        office.portal.post_along((seen.append, number))
     assert not rings
     office.portal.post(seen.append, 10)
-    office.portal.post_along(seen.append, 11)
+    office.portal.post_along((seen.append, 11))
     assert len(rings) == 1
     monkeypatch.undo()
     office.open()
@@ -120,21 +136,21 @@ def test_what_nobody_waits_for_rings_before_it_is_too_much(office: Office) -> No
     office.open()
     arrived = threading.Event()
     for _ in range(portal_module.MAX_IDLE_BACKLOG):
-        office.portal.post_along(lambda _: None, None)
-    office.portal.post_along(lambda _: arrived.set(), None)
+        office.portal.post_along((lambda _: None, None))
+    office.portal.post_along((lambda _: arrived.set(), None))
     assert arrived.wait(30)
 
 
 def test_what_nobody_waits_for_is_served_at_the_end_too(office: Office) -> None:
     office.open()
     seen: list[int] = []
-    office.portal.post_along(seen.append, 1)
+    office.portal.post_along((seen.append, 1))
     end(office)
-    office.portal.post_along(seen.append, 2)  # closed: nothing happens
+    office.portal.post_along((seen.append, 2))  # closed: nothing happens
     assert seen == [1]
     office.portal.finish()
     office.portal.closed = None  # as a thread had seen it that goes on only now
-    office.portal.post_along(seen.append, 3)
+    office.portal.post_along((seen.append, 3))
     assert seen == [1, 3]
 
 

@@ -316,6 +316,13 @@ class Graph:
             elif record.abandoned:
                 self.unwanted.append(record)
 
+    def release_done(self, records: Iterable[ObjectRecord]) -> None:
+        """The same for each of some objects that are done."""
+        for record in records:
+            record.holds -= 1
+            if record.holds == 0:
+                self._forget(record)
+
     def _contain(self, record: ObjectRecord, keys: Iterable[int]) -> None:
         inner = tuple(self.objects[key] for key in keys if key in self.objects)
         for member in inner:

@@ -171,8 +171,21 @@ class Engine:
             node.nested = self._records_of(node.nested)
         self.enter(node)
 
-    def take_calls(self, calls: Sequence[PlainCall]) -> None:
-        """Take in calls that need not be nodes."""
+    def take_bare(self, records: Sequence[ObjectRecord]) -> None:
+        """Calls that need not be nodes are new, and small objects have lost a ref.
+
+        Which is which can be seen: a call is its own producer until it is done.
+        """
+        calls = [record for record in records if record.producer is record]
+        if len(calls) < len(records):
+            dropped = records
+            if calls:
+                dropped = [record for record in records if record.producer is not record]
+            self.loom.graph.release_done(dropped)
+        if calls:
+            self._take_calls(calls)
+
+    def _take_calls(self, calls: Sequence[Any]) -> None:
         if self._broken is None:
             self.loom.calls.on_submit(calls)
             return

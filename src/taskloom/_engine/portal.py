@@ -1,7 +1,8 @@
 """The door between callers and the engine: one thread, one loop, one inbox.
 
-Callers on any thread and any loop put (method, argument) pairs into one deque.  The first one
-after a drain rings the loop through a descriptor, the rest need not.  Nothing else is shared,
+Callers on any thread and any loop put (method, argument) pairs into one deque; what comes by the
+thousand stands there without a method.  The first one after a drain rings the loop through a
+descriptor, the rest need not.  Nothing else is shared,
 and no lock is taken: ``ObjectRef.__del__`` may post from inside a garbage collection.
 """
 
@@ -41,12 +42,12 @@ class Portal:
     """
 
     def __init__(self, after_drain: Callable[[], None]) -> None:
-        self._inbox: deque[tuple[Callable[[Any], None] | None, Any]] = deque()
+        self._inbox: deque[Any] = deque()  # pairs, and what is none: see :meth:`post_bare`
         self.count: Callable[[], int] = self._inbox.__len__  # how much stands in the inbox
         self._after_drain = after_drain
         self._loop: asyncio.AbstractEventLoop | None = None
         self.before_drain: Callable[[], None] = lambda: None
-        self.take_calls: Callable[[list[Any]], None] = lambda _: None  # see :meth:`post`
+        self.take_bare: Callable[[list[Any]], None] = lambda _: None  # see :meth:`post_bare`
         self._rung = False
         self.closed: str | None = None  # why nothing can be posted any more
         self.thread_id = 0  # the loop's thread
@@ -59,17 +60,22 @@ class Portal:
             os.set_blocking(self._read_fd, False)
             os.set_blocking(self._write_fd, False)
 
-    def post(self, method: Callable[[Any], None] | None, argument: Any) -> None:
+    def post(self, method: Callable[[Any], None], argument: Any) -> None:
         """Have ``method(argument)`` called in the loop's thread, in the order of the posts.
-
-        Without a method it is a call of a program; ``take_calls`` gets those that stand together.
 
         Raises:
             RuntimeError: the session is closed.
         """
+        self.post_bare((method, argument))
+
+    def post_bare(self, item: Any) -> None:
+        """The same for a call of a program, which is no pair: see ``Engine.take_bare``.
+
+        That gets all those at once that stand together.
+        """
         if self.closed is not None:
             raise RuntimeError(self.closed)
-        self._inbox.append((method, argument))
+        self._inbox.append(item)
         if not self._rung:
             self._rung = True
             os.write(self._write_fd, _RING)
@@ -81,8 +87,8 @@ class Portal:
         if self.closed is None:
             self.post(method, argument)
 
-    def post_along(self, method: Callable[[Any], None], argument: Any) -> None:
-        """The same for what nobody waits for: it goes along with the next post that rings.
+    def post_along(self, item: Any) -> None:
+        """As :meth:`post_bare` for what nobody waits for: it goes along with the next that rings.
 
         Fast path: a ref that is dropped does not wake an engine at rest.  With this and with
         ``Sleepers`` a blocking call is one drain of the inbox, and was 1.7 to 1.9, measured.
@@ -90,10 +96,11 @@ class Portal:
         """
         if self.closed is None:
             inbox = self._inbox
-            if self._rung or self._finished or len(inbox) >= MAX_IDLE_BACKLOG:
-                self.post(method, argument)
-            else:
-                inbox.append((method, argument))
+            inbox.append(item)
+            if len(inbox) > MAX_IDLE_BACKLOG and not self._rung:
+                self.ring()
+            if self._finished:
+                self._serve_inbox()
 
     def enter(self, method: Callable[[Any], None], argument: Any) -> None:
         """The same, but :meth:`ring` follows.
@@ -220,39 +227,39 @@ class Portal:
         for _ in range(len(inbox)):
             if not inbox:
                 return
-            method, argument = inbox.popleft()
+            item = inbox.popleft()
             try:
-                if method is None:
-                    self.take_calls([argument])
+                if type(item) is tuple:
+                    item[0](item[1])
                 else:
-                    method(argument)
+                    self.take_bare([item])
             except Exception as error:  # it concerns the item, not what is being done
                 if self._loop is None:
                     raise
-                context = {"message": f"Exception in {method!r}", "exception": error}
+                context = {"message": f"Exception in {item!r}", "exception": error}
                 self._loop.call_exception_handler(context)
 
     def _serve_inbox(self, most: int | None = None) -> None:
         inbox = self._inbox
-        calls: list[Any] = []  # that stand together
+        together: list[Any] = []  # what is no pair and stands together
         try:
             count = len(inbox)
             for _ in range(count if most is None or count < most else most):
-                method, argument = inbox.popleft()
-                if method is None:
-                    calls.append(argument)
+                item = inbox.popleft()
+                if type(item) is not tuple:
+                    together.append(item)
                     continue
-                if calls:
-                    together, calls = calls, []
-                    self.take_calls(together)
-                method(argument)
+                if together:
+                    bare, together = together, []
+                    self.take_bare(bare)
+                item[0](item[1])
         except IndexError:
             if inbox:
                 raise
         finally:
             try:
-                if calls:
-                    self.take_calls(calls)
+                if together:
+                    self.take_bare(together)
             finally:
                 self._after_drain()
 

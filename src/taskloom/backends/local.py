@@ -99,9 +99,10 @@ class LocalBackend:
         self._portal.before_drain = self._short_cut.hide
         self._post = self._portal.post
         self._post_if_open = self._portal.post_if_open
+        self._post_bare = self._portal.post_bare
         self._post_along = self._portal.post_along
         self._submit = self._engine.submit
-        self._portal.take_calls = self._engine.take_calls
+        self._portal.take_bare = self._engine.take_bare
         self._create_actor: Callable[[Any], Any] = self._engine.actors.create
         self._call_actor = self._engine.actors.call
         self._waits = Waits(self._portal, self._engine)
@@ -173,7 +174,7 @@ class LocalBackend:
             # Fast path, see ``PlainCall``.  Plain twin: the rest of this method.
             call = PlainCall(task + 1, spec, payload)
             ref: ObjectRef[object] = ObjectRef(task + 1, self, call)
-            self._post(None, call)
+            self._post_bare(call)
             if self._sites is not None:
                 self._sites.note(call.key, self._engine.loom.graph.objects)
             if not task & LOOK_EVERY:
@@ -411,7 +412,7 @@ class LocalBackend:
         # What is small and done, and so ends nothing but itself, need not go at once.
         small = type(record.outcome) is bytes and not record.contains
         if small and not record.is_actor:  # with a handle an actor may go
-            self._post_along(self._release, record)
+            self._post_along(record)
         else:
             self._post_if_open(self._release, record)
 
