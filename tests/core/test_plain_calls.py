@@ -33,8 +33,12 @@ def batch(count: int, *, retries: int = 0) -> tuple[Core, WorkerRecord, list[Pla
 def finish(core: Core, worker: WorkerRecord, *calls: PlainCall) -> None:
     """The worker brings their values, together."""
     seqs = {id(call): seq for seq, call in worker.calls.items()}
-    done = [(seqs[id(call)], value_of(call)) for call in calls]
-    core.loom.calls.on_done(worker, calls[0].spec, done, [SHORT_S] * len(done))
+    core.loom.calls.on_done(
+        worker,
+        [seqs[id(call)] for call in calls],
+        [value_of(call) for call in calls],
+        [SHORT_S] * len(calls),
+    )
 
 
 def value_of(record: ObjectRecord) -> bytes:
@@ -177,14 +181,28 @@ def test_who_looks_while_nodes_are_made_changes_nothing(monkeypatch: pytest.Monk
     core.check()
 
 
+def test_calls_of_two_functions_and_a_node_may_be_done_together() -> None:
+    core, worker, calls = batch(3)
+    others = core.call_many(2, function="g")
+    core.learn("g", seconds=SHORT_S)
+    core.loom.schedule()
+    (node,) = worker.nodes.values()
+    seqs = [node.seq, *worker.calls]
+    assert len(seqs) == 6
+    core.loom.calls.on_done(worker, seqs, [b"value"] * 6, [SHORT_S] * 6)
+    assert all(record.outcome == b"value" for record in (*node.outputs, *calls, *others))
+    assert worker.lease is None
+    core.drop(*calls, *others, node)
+    assert core.is_at_rest()
+
+
 def test_a_call_that_becomes_a_node_after_its_worker_has_said_what_it_came_to_is_done_as_one() -> (
     None
 ):
     core, worker, calls = batch(4)
     seqs = list(worker.calls)
     core.loom.graph.node_of(calls[1])
-    done = [(seq, b"value") for seq in seqs]
-    core.loom.calls.on_done(worker, calls[0].spec, done, [SHORT_S] * 4)
+    core.loom.calls.on_done(worker, seqs, [b"value"] * 4, [SHORT_S] * 4)
     assert [call.outcome for call in calls] == [b"value"] * 4
     core.finish(*worker.inflight.values())
     assert core.is_at_rest()
@@ -301,9 +319,6 @@ class Life:
             seq = queue.popleft()
             call = worker.calls.get(seq)
             if call is not None and self.chance.random() >= 0.03:
-                if done and done[0][1].spec is not call.spec:
-                    self.bring(worker, done)
-                    done = []
                 done.append((seq, call))
                 continue
             self.bring(worker, done)
@@ -324,8 +339,8 @@ class Life:
             return
         if self.chance.random() < 0.1:  # somebody looks, between the message and this
             self.loom.graph.node_of(self.chance.choice(those)[1])
-        done = [(seq, value_of(call)) for seq, call in those]
-        self.loom.calls.on_done(worker, those[0][1].spec, done, [SHORT_S] * len(done))
+        values = [value_of(call) for _, call in those]
+        self.loom.calls.on_done(worker, [seq for seq, _ in those], values, [SHORT_S] * len(those))
 
     def give_back(self) -> None:
         worker = self.chance.choice(list(self.queues))

@@ -108,38 +108,18 @@ class Graph:
         self._orders += len(calls)
         self._plain += len(calls)
 
-    def finish_calls(
-        self, worker: WorkerRecord, done: Sequence[tuple[int, bytes]]
-    ) -> tuple[list[Node], Sequence[tuple[int, bytes]]]:
-        """Calls have their values.
-
-        Args:
-            worker: that had them.
-            done: the ``seq`` and the value of each.
-
-        Returns: the dependents that are READY now; those that have become nodes meanwhile.
-        """
-        calls = worker.calls
+    def finish_calls(self, calls: Sequence[PlainCall]) -> list[Node]:
+        """Calls have got their values, and no producer; the dependents that are READY now."""
+        self._plain -= len(calls)
         ready: list[Node] = []
-        unfolded: list[tuple[int, bytes]] = []
-        records: list[ObjectRecord] = []
-        for seq, outcome in done:
-            call = calls.pop(seq, None)
-            if call is None:
-                unfolded.append((seq, outcome))
-                continue
-            call.producer = call.worker = call.args = None
-            self._plain -= 1
+        for call in calls:
             if call.dependents:
-                self._finish_one(call, outcome, None, ready)
-            else:
-                call.outcome = outcome
-                records.append(call)
-        self._resolve_all(records)
-        for record in records:
-            if record.holds == 0:
-                self._forget(record)
-        return ready, unfolded
+                self._tell_dependents(call, ready)
+        self._resolve_all(calls)
+        for call in calls:
+            if call.holds == 0:
+                self._forget(call)
+        return ready
 
     def move(self, node: Node, new: NodeState, why: str) -> None:
         """The only line in the project that changes a node's state."""
@@ -222,15 +202,19 @@ class Graph:
         record.outcome = outcome
         if keys:
             self._contain(record, keys)
-        waiting = record.dependents
-        if waiting:
-            record.dependents = None
-            for dependent in waiting:
-                dependent.unfinished -= 1
-                if not dependent.unfinished and dependent.state is NodeState.WAITING:
-                    self.move(dependent, READY, "dependencies done")
-                    ready.append(dependent)
+        if record.dependents:
+            self._tell_dependents(record, ready)
         self._settle(record)
+
+    def _tell_dependents(self, record: ObjectRecord, ready: list[Node]) -> None:
+        """The object is there; who has all that he needs now goes to ``ready``."""
+        waiting, record.dependents = record.dependents, None
+        assert waiting is not None
+        for dependent in waiting:
+            dependent.unfinished -= 1
+            if not dependent.unfinished and dependent.state is NodeState.WAITING:
+                self.move(dependent, READY, "dependencies done")
+                ready.append(dependent)
 
     def fail(self, node: Node, error: Error, why: str) -> list[Node]:
         """The node ends with an error, and with it all that depend on it; those nodes.

@@ -57,46 +57,68 @@ class PlainCalls:
         if most <= 0:
             return 0
         worker.window = window
-        seq = worker.seq
+        first = seq = worker.seq + 1
+        calls = worker.calls
         handed: list[PlainCall] = []
-        while most > 0 and line:
+        for _ in range(min(most, len(line))):
             call = line[0]
             if type(call) is not PlainCall or call.spec is not spec:
                 break
             if call.producer is not call or call.dependents is not None:
                 break
             line.popleft()
-            seq += 1
             call.worker = worker
-            worker.calls[seq] = call
+            calls[seq] = call
+            seq += 1
             handed.append(call)
-            most -= 1
-        first, worker.seq = worker.seq + 1, seq
+        worker.seq = seq - 1
         self._loom.outbox.run_calls(worker, first, handed)
         return len(handed)
 
     def on_done(
         self,
         worker: WorkerRecord,
-        spec: TaskSpec,
-        done: Sequence[tuple[int, bytes]],
+        seqs: Sequence[int],
+        outcomes: Sequence[bytes],
         seconds: Sequence[float],
     ) -> None:
-        """Calls of one function have returned.  Twin: :meth:`Reactor.on_done`.
+        """Calls have returned.  Twin: :meth:`Reactor.on_done`, which gets those that are nodes.
 
         Args:
             worker: that has them.
-            spec: of them all.
-            done: the ``seq`` and the value of each.
+            seqs, outcomes: the number and the value of each.
             seconds: how long each took.
         """
         loom = self._loom
-        loom.times.note_all(spec.function.key, seconds)
-        # Release before resolving: who is woken may submit at once and should find room.
-        if worker.load == len(done):
-            loom.free(worker)
-        ready, unfolded = loom.graph.finish_calls(worker, done)
-        if ready:
-            loom.make_all_ready(ready)
-        for seq, outcome in unfolded:
-            loom.on_done(worker, seq, (outcome,), (None,), seconds[-1])
+        take = worker.calls.pop
+        done: list[PlainCall] = []
+        nodes: list[tuple[int, bytes, float]] = []
+        spec: TaskSpec | None = None
+        spans: list[float] = []  # of the calls of ``spec``
+        for seq, outcome, span in zip(seqs, outcomes, seconds, strict=True):
+            call = take(seq, None)
+            if call is None:
+                nodes.append((seq, outcome, span))
+                continue
+            # Nothing that could run user code stands between: see ``Graph.unfold_on``.
+            call.producer = call.worker = call.args = None
+            call.outcome = outcome
+            done.append(call)
+            if call.spec is not spec:
+                self._note(spec, spans)
+                spec, spans = call.spec, []
+            spans.append(span)
+        self._note(spec, spans)
+        if done:
+            # Release before resolving: who is woken may submit at once and should find room.
+            if not worker.load:
+                loom.free(worker)
+            ready = loom.graph.finish_calls(done)
+            if ready:
+                loom.make_all_ready(ready)
+        for seq, outcome, span in nodes:
+            loom.on_done(worker, seq, (outcome,), (None,), span)
+
+    def _note(self, spec: TaskSpec | None, spans: Sequence[float]) -> None:
+        if spec is not None:
+            self._loom.times.note_all(spec.function.key, spans)

@@ -135,20 +135,7 @@ class Mail:
 
     def _on_done_many(self, worker: WorkerRecord, message: Message) -> None:
         _, seqs, outcomes, seconds = message
-        calls = worker.calls
-        at, count = 0, len(seqs)
-        while at < count:
-            call = calls.get(seqs[at])
-            if call is None:  # it is a node
-                self._loom.on_done(worker, seqs[at], (outcomes[at],), (None,), seconds[at])
-                at += 1
-                continue
-            spec, end = call.spec, at + 1
-            while end < count and (call := calls.get(seqs[end])) is not None and call.spec is spec:
-                end += 1
-            done = list(zip(seqs[at:end], outcomes[at:end], strict=True))
-            self._loom.calls.on_done(worker, spec, done, seconds[at:end])
-            at = end
+        self._loom.calls.on_done(worker, seqs, outcomes, seconds)
 
     def _on_function(self, worker: WorkerProcess, message: Message) -> None:
         worker.functions[message[1]] = message[2]

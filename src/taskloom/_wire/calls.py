@@ -14,6 +14,7 @@ from taskloom._store.stored import THRESHOLD, Parts
 from taskloom._wire.serialization import (
     INLINE_BYTES,
     PLAIN,
+    SIZED,
     Payload,
     pack_plain,
     path_to_unreadable,
@@ -52,17 +53,8 @@ def encode_call(
     Raises:
         TypeError: an argument cannot be pickled; says which, and the path to the member.
     """
-    if not kwargs:
-        # Fast path: the common call has a few plain arguments.  Plain twin: the code below.
-        if not args:
-            return NO_ARGUMENTS, None, (), ()
-        for arg in args:
-            if type(arg) not in PLAIN:
-                break
-        else:
-            data = pack_plain(args)
-            if len(data) <= INLINE_BYTES:
-                return data, None, (), ()
+    if not kwargs and (plain_data := pack_plain_arguments(args)) is not None:
+        return plain_data, None, (), ()
     for keyword in kwargs:
         if type(keyword) is not str:
             # A subclass would be pickled with its class, some even in the engine's messages.
@@ -110,6 +102,21 @@ def encode_call(
                 _blank(plain, named, where)
         parts, nested = pickle_or_refuse((plain, named))
     return settle(parts, None), tuple(holes), refs, nested
+
+
+def pack_plain_arguments(args: tuple[object, ...]) -> bytes | None:
+    """The payload of a call with a few plain arguments; None: it is another one.
+
+    Fast path: most calls are such.  Plain twin: the rest of :func:`encode_call`.
+    """
+    if not args:
+        return NO_ARGUMENTS
+    for arg in args:
+        kind = type(arg)
+        if kind not in PLAIN or (kind in SIZED and len(arg) > INLINE_BYTES):  # type: ignore[arg-type]
+            return None
+    data = pack_plain(args)
+    return data if len(data) <= INLINE_BYTES else None
 
 
 def _all_plain(values: Iterable[object]) -> bool:

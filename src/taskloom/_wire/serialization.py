@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from types import CodeType
 from typing import Any, Final, NoReturn, Protocol
@@ -36,7 +36,7 @@ INLINE_BYTES: Final = 32 * 1024
 
 PLAIN: Final = frozenset({int, float, str, bytes, bool, type(None), complex})
 """Types that the C pickler writes the same way in every process."""
-_SIZED: Final = frozenset({str, bytes})
+SIZED: Final = frozenset({str, bytes})
 UNSIZED: Final = frozenset({float, bool, type(None), complex})
 """Those of them that are never large."""
 _PROTOCOL: Final = 5
@@ -162,7 +162,7 @@ def pack(value: object, keep: Keep | None = None) -> tuple[Payload, tuple[int, .
         ObjectStoreFullError, OutOfDiskError: there is no room for it.
     """
     kind = type(value)
-    if kind in PLAIN and not (kind in _SIZED and len(value) > INLINE_BYTES):  # type: ignore[arg-type]
+    if kind in PLAIN and not (kind in SIZED and len(value) > INLINE_BYTES):  # type: ignore[arg-type]
         data = pickle.dumps(value, _PROTOCOL)
         if len(data) <= INLINE_BYTES:
             return data, ()
@@ -209,6 +209,13 @@ def unpack(payload: Payload) -> Any:
         return pickle.loads(payload)
     data, buffers = payload.open()
     return pickle.loads(data, buffers=buffers)
+
+
+def unpack_all(payloads: Iterable[Payload], values: list[Any]) -> None:
+    """The value of each goes to ``values``; when one cannot be had, those before it are there."""
+    for payload in payloads:
+        value = pickle.loads(payload) if type(payload) is bytes else unpack(payload)
+        values.append(value)  # how many there are says which one failed
 
 
 def dumps(value: object) -> bytes:

@@ -23,7 +23,7 @@ from taskloom._engine.verdicts import no_engine
 from taskloom._engine.waiters import Subscriber
 from taskloom._spec import TaskSpec
 from taskloom._store.stored import Block, Parts
-from taskloom._wire.calls import encode_call
+from taskloom._wire.calls import encode_call, pack_plain_arguments
 from taskloom._wire.context_vars import ContextPacker
 from taskloom._wire.custom_serializers import serializers
 from taskloom._wire.serialization import (
@@ -34,6 +34,7 @@ from taskloom._wire.serialization import (
     pack_registrations,
     refuse,
     unpack,
+    unpack_all,
 )
 from taskloom.backends import local_actors as actor_calls
 from taskloom.backends.base import FORCE_ON_ACTOR, ExecutionContext, FoundActor, Made
@@ -158,21 +159,18 @@ class LocalBackend:
     # -- submit and put -----------------------------------------------------------------------
 
     def submit(self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]) -> Made:
-        payload, holes, refs, nested = encode_call(args, kwargs, spec.name, self._arguments.put)
         task = self._next_task()
-        count = spec.num_returns
         context = self._contexts.pack()
         if (
             spec.is_plain
-            and holes is None
-            and not nested
-            and type(payload) is bytes
-            and (self._short_cut.shown is None or self._portal.is_rung)
-            and not self._open_groups
+            and not kwargs
             and context is None
+            and not self._open_groups
+            and (self._short_cut.shown is None or self._portal.is_rung)
+            and (data := pack_plain_arguments(args)) is not None
         ):
             # Fast path, see ``PlainCall``.  Plain twin: the rest of this method.
-            call = PlainCall(task + 1, spec, payload)
+            call = PlainCall(task + 1, spec, data)
             ref: ObjectRef[object] = ObjectRef(task + 1, self, call)
             self._post_bare(call)
             if self._sites is not None:
@@ -182,6 +180,8 @@ class LocalBackend:
             if not task & YIELD_EVERY:
                 self._portal.let_engine_in()
             return ref
+        payload, holes, refs, nested = encode_call(args, kwargs, spec.name, self._arguments.put)
+        count = spec.num_returns
         outputs = tuple([ObjectRecord(task + 1 + index) for index in range(count)])
         deps = tuple([self._check(ref)._record for ref in refs]) if refs else ()
         node = Node(task, spec, payload, holes, deps, outputs)
@@ -263,7 +263,10 @@ class LocalBackend:
         self._short_cut.is_fetched = True
         if len(refs) == 1:
             return [self._get_one(refs[0], timeout_s)]
-        records = [self._check(ref)._record for ref in refs]
+        for ref in refs:
+            if ref._home is not self or self._portal.closed is not None:
+                self._check(ref)
+        records = [ref._record for ref in refs]
         pending = [record for record in records if record.outcome is None]
         if pending and timeout_s != 0 and not any(record.failed for record in records):
             if len(pending) > 1:
@@ -275,20 +278,19 @@ class LocalBackend:
             if record.failed:
                 record.seen = True
                 raise record.outcome.revive()
-        done = sum(record.outcome is not None for record in records)
-        if done < len(records):
+        outcomes = [record.outcome for record in records]
+        if missing := outcomes.count(None):
             raise GetTimeoutError(
-                f"Get timed out: {len(records) - done} of {len(records)} objects are not there "
+                f"Get timed out: {missing} of {len(records)} objects are not there "
                 f"after {timeout_s} s."
             )
         values: list[object] = []
         try:
-            for record in records:
-                values.append(unpack(record.outcome))  # noqa: PERF401  # their number tells which
+            unpack_all(outcomes, values)
         except BaseException as error:
             at = len(values)
             self._check(refs[at])  # it may have been closed meanwhile
-            blame(error, records[at].outcome, f"the value of {refs[at]!r}")
+            blame(error, outcomes[at], f"the value of {refs[at]!r}")
         return values
 
     def _get_one(self, ref: ObjectRef[object], timeout_s: float | None) -> object:
