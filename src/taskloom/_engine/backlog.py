@@ -29,7 +29,7 @@ LOOK_EVERY: Final = 1023 << INDEX_BITS
 """One task key in 1,024 has none of these bits: then the caller looks how long the queue is."""
 
 YIELD_EVERY: Final = 511 << INDEX_BITS
-"""One in 512: then it lets the engine's thread run, if that has much to do."""
+"""One in 512, those among them: then it lets the engine's thread run, if that has much to do."""
 
 
 class Backlog:

@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -160,7 +161,7 @@ class LocalBackend:
 
     def submit(self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]) -> Made:
         task = self._next_task()
-        context = self._contexts.pack()
+        context = self._contexts.pack() if copy_context() else None
         if (
             spec.is_plain
             and not kwargs
@@ -175,10 +176,10 @@ class LocalBackend:
             self._post_bare(call)
             if self._sites is not None:
                 self._sites.note(call.key, self._engine.loom.graph.objects)
-            if not task & LOOK_EVERY:
-                self._engine.note_backlog()
             if not task & YIELD_EVERY:
                 self._portal.let_engine_in()
+                if not task & LOOK_EVERY:
+                    self._engine.note_backlog()
             return ref
         payload, holes, refs, nested = encode_call(args, kwargs, spec.name, self._arguments.put)
         count = spec.num_returns
