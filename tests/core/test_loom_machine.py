@@ -259,7 +259,7 @@ class Session(RuleBasedStateMachine):
             self.world.deliver_up(worker)
             self.world.settle()
         older = [n for n in self.nodes if self._may_wait_for(node, n.order) and n.outputs]
-        known = list((node.children or {}).values()) or older
+        known = list(node.children) or older
         if known and worker in self.world.workers and worker.can_ask():
             keys = [known[index % len(known)].outputs[0].key for index in wanted]
             if op == m.GET:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from taskloom._core.node import Error, Node, ObjectRecord, PlainCall, WorkerRecord
+from taskloom._core.node import Error, NestedCall, Node, ObjectRecord, PlainCall, WorkerRecord
 from taskloom._core.states import ASSIGNED, FINISHED, LEGAL, READY, TERMINAL, NodeState
 from taskloom.exceptions import InternalError
 
@@ -58,8 +58,8 @@ class Graph:
     def node_of(self, record: ObjectRecord) -> Node | None:
         """The call that makes an object; None when it is done, or no call makes it."""
         producer = record.producer
-        if type(producer) is not PlainCall:
-            return cast("Node | None", producer)
+        if not isinstance(producer, PlainCall):
+            return producer
         if producer.worker is not None:
             producer.worker.unfold()
         else:
@@ -83,6 +83,7 @@ class Graph:
             call.producer = self._nodes[node.key] = node
             call.args = call.worker = None
             self._plain -= 1
+            self._inherit(call, node)
 
     def _unfold(self, call: PlainCall) -> None:
         node = self._ready_node(call)
@@ -90,6 +91,14 @@ class Graph:
             call.producer = self._nodes[node.key] = node
             call.args = None
             self._plain -= 1
+            self._inherit(call, node)
+
+    def _inherit(self, call: PlainCall, node: Node) -> None:
+        """The node stands for the call among those that their parent has submitted."""
+        if isinstance(call, NestedCall):
+            parent, call.parent = call.parent, None
+            if parent is not None and parent.submitted is not None:
+                parent.submitted[node.key] = node
 
     def _ready_node(self, call: PlainCall) -> Node:
         node = node_from(call)
@@ -98,7 +107,7 @@ class Graph:
         return node
 
     def add_calls(self, calls: Sequence[PlainCall]) -> None:
-        """Enter calls and their outputs."""
+        """Enter calls and their outputs; they have the same parent, or none."""
         objects = self.objects
         for order, call in enumerate(calls, self._orders + 1):
             call.graph = self
@@ -107,12 +116,22 @@ class Graph:
             objects[call.key] = call
         self._orders += len(calls)
         self._plain += len(calls)
+        parent = calls[0].parent
+        if parent is not None:
+            if parent.submitted is None:
+                parent.submitted = {}
+            for call in calls:
+                parent.submitted[call.key - 1] = call
 
     def finish_calls(self, calls: Sequence[PlainCall]) -> list[Node]:
         """Calls have got their values, and no producer; the dependents that are READY now."""
         self._plain -= len(calls)
         ready: list[Node] = []
         for call in calls:
+            if type(call) is NestedCall:
+                parent, call.parent = call.parent, None
+                if parent is not None and parent.submitted is not None:
+                    parent.submitted.pop(call.key - 1, None)
             if call.dependents:
                 self._tell_dependents(call, ready)
         self._resolve_all(calls)
@@ -145,9 +164,9 @@ class Graph:
             node.stream.enter(node, self)
         parent = node.parent
         if parent is not None:
-            if parent.children is None:
-                parent.children = {}
-            parent.children[node.key] = node
+            if parent.submitted is None:
+                parent.submitted = {}
+            parent.submitted[node.key] = node
         if not node.deps and not node.nested:
             return None
         failed: Error | None = None
@@ -261,8 +280,8 @@ class Graph:
         """The node has ended: what it held goes."""
         self._nodes.pop(node.key, None)
         parent = node.parent
-        if parent is not None and parent.children is not None:
-            parent.children.pop(node.key, None)
+        if parent is not None and parent.submitted is not None:
+            parent.submitted.pop(node.key, None)
             node.parent = None
         for record in node.outputs:
             record.producer = None
@@ -335,7 +354,9 @@ class Graph:
 
 def node_from(call: PlainCall) -> Node:
     """A new node for a call."""
-    return Node(call.key - 1, call.spec, call.args, None, (), (call,))
+    node = Node(call.key - 1, call.spec, call.args, None, (), (call,))
+    node.parent, node.depth = call.parent, call.depth
+    return node
 
 
 def _drop_ended(dependents: list[Node]) -> None:

@@ -63,9 +63,9 @@ def _check_nodes(loom: Reactor) -> None:
         if node.alarm is not None or node.spec.pace is not None:
             _check_alarm(node)
         parent = node.parent
-        if parent is not None and (parent.children or {}).get(key) is not node:
+        if parent is not None and (parent.submitted or {}).get(key) is not node:
             raise _wrong(f"{node!r} is not among the children of {parent!r}")
-        for child in node.children.values() if node.children else ():
+        for child in node.children:
             if graph.nodes.get(child.key) is not child:
                 raise _wrong(f"{node!r} has a child that has ended: {child!r}")
         for record in node.outputs:

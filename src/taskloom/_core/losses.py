@@ -61,7 +61,7 @@ def worker_lost(
             loom.fail(node, crash(node), "its worker died")
     borrowed = worker.borrowed
     loom.release_borrowed(worker)
-    loom.cancel_all(orphans(died, borrowed.values()), force=False, recursive=True)
+    loom.cancel_all(orphans(loom.graph, died, borrowed.values()), force=False, recursive=True)
 
 
 def actor_worker_lost(loom: Reactor, worker: WorkerRecord, started: int, why: str) -> None:
@@ -75,4 +75,4 @@ def actor_worker_lost(loom: Reactor, worker: WorkerRecord, started: int, why: st
         loom.scopes.on_worker_lost(worker)
     borrowed = worker.borrowed
     loom.release_borrowed(worker)
-    loom.cancel_all(orphans(died, borrowed.values()), force=False, recursive=True)
+    loom.cancel_all(orphans(loom.graph, died, borrowed.values()), force=False, recursive=True)

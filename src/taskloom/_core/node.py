@@ -88,7 +88,6 @@ class Node:
         "attempt",
         "cancel_asked",
         "cancel_told",
-        "children",
         "context",
         "depth",
         "deps",
@@ -105,6 +104,7 @@ class Node:
         "spec",
         "state",
         "stream",
+        "submitted",
         "unfinished",
         "waits",
         "worker",
@@ -129,7 +129,7 @@ class Node:
         self.context: bytes | None = None
         self.parent: Node | None = None
         self.scope: Scope | None = None  # of the group that it belongs to
-        self.children: dict[int, Node] | None = None
+        self.submitted: dict[int, Node | PlainCall] | None = None  # what has not ended, by key
         self.depth = 0
         self.order = 0
         self.attempt = 0
@@ -146,6 +146,15 @@ class Node:
         self.overdue = False  # the attempt ran out of time; when it is over there is another one
         self.alarm: Alarm | None = None
         self.stream: Stream | None = None  # of what it yields
+
+    @property
+    def children(self) -> list[Node]:
+        """What its attempts have submitted and has not ended."""
+        if not self.submitted:
+            return []
+        entries = list(self.submitted.values())
+        nodes = [entry if isinstance(entry, Node) else entry.node() for entry in entries]
+        return [node for node in nodes if node is not None]
 
     def __repr__(self) -> str:
         return f"<Node {self.spec.name} {self.key:#x} {self.state.name}>"
@@ -170,6 +179,7 @@ class PlainCall(ObjectRecord):
     __slots__ = ("args", "graph", "order", "passed_over", "spec", "worker")
 
     depth = 0
+    parent: Node | None = None
 
     def __init__(self, key: int, spec: TaskSpec, args: bytes) -> None:
         # Not through super(): it is a call, for each call, and so are stores one by one.
@@ -195,6 +205,19 @@ class PlainCall(ObjectRecord):
     def node(self) -> Node | None:
         """Its node, made now if need be; None when it has ended."""
         return self.graph.node_of(self)
+
+
+class NestedCall(PlainCall):
+    """The same for a call that a task submits."""
+
+    __slots__ = ("depth", "parent")
+
+    def __init__(
+        self, key: int, spec: TaskSpec, args: bytes, parent: Node | None, depth: int
+    ) -> None:
+        super().__init__(key, spec, args)
+        self.parent = parent
+        self.depth = depth
 
 
 class WorkerKind(IntEnum):

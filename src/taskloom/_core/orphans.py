@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from taskloom._core.node import Node, ObjectRecord
+from taskloom._core.graph import Graph
+from taskloom._core.node import NestedCall, Node, ObjectRecord
 
 
-def orphans(died: list[Node], borrowed: Iterable[ObjectRecord]) -> list[Node]:
+def orphans(graph: Graph, died: list[Node], borrowed: Iterable[ObjectRecord]) -> list[Node]:
     """What attempts that died had submitted and only they would have used.
 
     It is to be cancelled: the next attempt submits its own.  Without this, deaths in a deep tree of
@@ -15,13 +16,16 @@ def orphans(died: list[Node], borrowed: Iterable[ObjectRecord]) -> list[Node]:
     runs.
 
     Args:
+        graph: where they are.
         died: the attempts.
         borrowed: what their process had refs to; they are released by now.
     """
-    return [
-        node
-        for record in borrowed
-        if isinstance(node := record.producer, Node)  # no task has submitted the others
-        and node.parent in died
-        and not any(output.holds for output in node.outputs)
-    ]
+    left: list[Node] = []
+    for record in borrowed:
+        producer = record.producer
+        if not isinstance(producer, (Node, NestedCall)) or producer.parent not in died:
+            continue
+        node = graph.node_of(record)
+        if node is not None and not any(output.holds for output in node.outputs):
+            left.append(node)
+    return left

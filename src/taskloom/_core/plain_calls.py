@@ -62,11 +62,12 @@ class PlainCalls:
         handed: list[PlainCall] = []
         for _ in range(min(most, len(line))):
             call = line[0]
-            if type(call) is not PlainCall or call.spec is not spec:
+            if isinstance(call, Node) or call.spec is not spec:
                 break
+            # As in :meth:`on_done`, no call of anything from here on.
             if call.producer is not call or call.dependents is not None:
                 break
-            line.popleft()
+            del line[0]
             call.worker = worker
             calls[seq] = call
             seq += 1
@@ -90,17 +91,18 @@ class PlainCalls:
             seconds: how long each took.
         """
         loom = self._loom
-        take = worker.calls.pop
+        calls = worker.calls
         done: list[PlainCall] = []
         nodes: list[tuple[int, bytes, float]] = []
         spec: TaskSpec | None = None
         spans: list[float] = []  # of the calls of ``spec``
         for seq, outcome, span in zip(seqs, outcomes, seconds, strict=True):
-            call = take(seq, None)
-            if call is None:
+            if seq not in calls:
                 nodes.append((seq, outcome, span))
                 continue
-            # Nothing that could run user code stands between: see ``Graph.unfold_on``.
+            # No call of anything, and so no user code, until it is done: see ``Graph.unfold_on``.
+            call = calls[seq]
+            del calls[seq]
             call.producer = call.worker = call.args = None
             call.outcome = outcome
             done.append(call)

@@ -140,14 +140,14 @@ class Reactor:
 
     def cancel_children(self, node: Node) -> None:
         """Cancel what an attempt has submitted, and what that has."""
-        if node.children:
-            self.cancel_all(list(node.children.values()), force=False, recursive=True)
+        if node.submitted:
+            self.cancel_all(node.children, force=False, recursive=True)
 
     def cancel_all(self, todo: list[Node], *, force: bool, recursive: bool) -> None:
         while todo:
             node = todo.pop()
-            if recursive and node.children:
-                todo.extend(node.children.values())
+            if recursive and node.submitted:
+                todo.extend(node.children)
             self.cancel_node(node, force=force, recursive=recursive)
 
     def stopping_task(self, key: int) -> Node | None:

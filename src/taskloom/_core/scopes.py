@@ -236,7 +236,7 @@ class Scopes:
                 if outer is not None:
                     outer.enter(current)
                 scope.drop(current)
-            todo.extend((current.children or {}).values())
+            todo.extend(current.children)
         for inner in list(scope.inner.values()):
             if inner.owner in moved:
                 inner.move_to(outer)

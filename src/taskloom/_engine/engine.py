@@ -183,9 +183,10 @@ class Engine:
                 dropped = [record for record in records if record.producer is not record]
             self.loom.graph.release_done(dropped)
         if calls:
-            self._take_calls(calls)
+            self.take_calls(calls)
 
-    def _take_calls(self, calls: Sequence[Any]) -> None:
+    def take_calls(self, calls: Sequence[Any]) -> None:
+        """Take in calls that need not be nodes; they have the same parent, or none."""
         if self._broken is None:
             self.loom.calls.on_submit(calls)
             return

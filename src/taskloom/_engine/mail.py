@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from taskloom._core.node import Node, ObjectRecord, WorkerRecord
@@ -12,13 +12,14 @@ from taskloom._engine.groups import Groups
 from taskloom._engine.requests import Requests
 from taskloom._engine.storage import Storage
 from taskloom._engine.stream_desk import StreamDesk
-from taskloom._engine.submissions import node_from_worker, spec_from_worker
+from taskloom._engine.submissions import calls_from_worker, node_from_worker, spec_from_worker
 from taskloom._memory import MemoryReport
 from taskloom._pool.pool import Pool
 from taskloom._pool.process import WorkerProcess
 from taskloom._store.stored import Sealed
 from taskloom._wire import messages as m
 from taskloom._wire.frames import Message
+from taskloom._wire.together import submits_of
 
 _ANSWERS: Final = frozenset({m.DONE, m.DONE_MANY, m.FAILED, m.ITEM})
 
@@ -33,6 +34,7 @@ class Addressee(Protocol):
     streams: StreamDesk
 
     def enter(self, node: Node) -> None: ...
+    def take_calls(self, calls: Sequence[Any]) -> None: ...
     def borrow_key(self, key: int) -> ObjectRecord | None: ...
     def abandon(self, record: ObjectRecord) -> None: ...
     def memory(self) -> MemoryReport: ...
@@ -64,6 +66,7 @@ class Mail:
             m.FORGET_FUNCTION: lambda w, msg: w.functions.pop(msg[1], None),
             m.FORGET_SPEC: lambda w, msg: w.specs.pop(msg[1], None),
             m.SUBMIT: self._on_submit,
+            m.SUBMIT_MANY: self._on_submit_many,
             m.PUT: self._on_put,
             m.GET: requests.on_get,
             m.WAIT: requests.on_wait,
@@ -150,6 +153,17 @@ class Mail:
         for record in node.outputs:
             worker.record.borrowed[record.key] = record
         self._engine.enter(node)
+
+    def _on_submit_many(self, worker: WorkerProcess, message: Message) -> None:
+        calls = None if self._groups.joining else calls_from_worker(self._loom, worker, message)
+        if calls is None:
+            for one in submits_of(message):
+                self._on_submit(worker, one)
+            return
+        borrowed = worker.record.borrowed
+        for call in calls:
+            borrowed[call.key] = call
+        self._engine.take_calls(calls)
 
     # -- objects ------------------------------------------------------------------------------
 

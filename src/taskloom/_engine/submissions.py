@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from taskloom._core.node import Node, ObjectRecord
+from taskloom._core.node import NestedCall, Node, ObjectRecord
+from taskloom._core.reactor import Reactor
 from taskloom._core.streams import Stream
 from taskloom._engine.verdicts import lost
 from taskloom._pool.process import WorkerProcess
@@ -36,6 +37,29 @@ def spec_from_worker(worker: WorkerProcess, message: Message) -> TaskSpec:
     )
 
 
+def calls_from_worker(
+    loom: Reactor, worker: WorkerProcess, message: Message
+) -> list[NestedCall] | None:
+    """The calls of a SUBMIT_MANY message; None: each must be a node.
+
+    They must where they belong to a group, or end as soon as they come.
+    """
+    _, keys, spec_number, payloads, parent_seq = message
+    spec = worker.specs[spec_number]
+    parent = worker.record.node_at(parent_seq)
+    if not spec.is_plain:
+        return None
+    depth = 1
+    if parent is not None:
+        if parent.scope is not None or parent.cancel_asked or parent.overdue:
+            return None
+        depth = parent.depth + 1
+    return [
+        NestedCall(key + 1, spec, payload, parent, depth)
+        for key, payload in zip(keys, payloads, strict=True)
+    ]
+
+
 def node_from_worker(
     worker: WorkerProcess, message: Message, objects: dict[int, ObjectRecord]
 ) -> Node:
@@ -55,7 +79,7 @@ def node_from_worker(
     if nested_keys:
         node.nested = tuple(objects[k] for k in nested_keys if k in objects)
     node.context = context
-    node.parent = worker.record.inflight.get(parent_seq)
+    node.parent = worker.record.node_at(parent_seq)
     if spec.stream is not None:
         node.stream = worker.streams[key + 1] = Stream(outputs[0], spec.stream)
     if node.parent is None:

@@ -72,6 +72,9 @@ FAILED: Final = 32
 RETURNED: Final = 33
 # (SUBMIT, task key, spec number, args payload, holes, dep keys, nested keys, context, parent)
 SUBMIT: Final = 34
+# (SUBMIT_MANY, task keys, spec number, args payloads, parent): without holes, refs and context,
+#   each as if it stood in a SUBMIT of its own
+SUBMIT_MANY: Final = 28
 # (PUT, key, payload, keys contained)
 PUT: Final = 35
 # (GET, request, keys, timeout, running)   -> list of outcomes (None: not done in time)

@@ -2,37 +2,57 @@
 
 Fast path: a tuple of ten fields for each call costs more to pickle and to read than columns of
 numbers and bytes (measured: the engine's thread takes a tenth less for a no-op).
-Plain twin: a DONE for each.  The other way goes RUN_MANY, see ``Executor``.
+Plain twin: a DONE, or a SUBMIT, for each.  The other way goes RUN_MANY, see ``Executor``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from taskloom._wire import messages as m
 from taskloom._wire.frames import Message
 
 
 def gathered(messages: Sequence[Message]) -> list[Message]:
-    """The same messages, with a DONE_MANY for each two or more DONE that stand together."""
+    """The same messages, with one for each two or more that stand together and are alike.
+
+    DONE become a DONE_MANY, SUBMIT of one function by one task a SUBMIT_MANY.
+    """
     out: list[Message] = []
-    done: list[Any] = []
+    alike: list[Message] = []
+    kind: object = None
     for message in messages:
-        if message[0] == m.DONE and message[3] is None and type(message[2]) is bytes:
-            done.append(message)
-            continue
-        if done:
-            out.append(_one_of(done))
-            done = []
-        out.append(message)
-    if done:
-        out.append(_one_of(done))
+        this: object = None
+        if message[0] == m.DONE:
+            if message[3] is None and type(message[2]) is bytes:
+                this = m.DONE
+        elif message[0] == m.SUBMIT:
+            _, _, number, payload, holes, dep_keys, nested_keys, context, parent = message
+            if holes is None and context is None and type(payload) is bytes:
+                this = None if dep_keys or nested_keys else (number, parent)
+        if this != kind:
+            if alike:
+                out.append(_one_of(alike))
+                alike = []
+            kind = this
+        (out if this is None else alike).append(message)
+    if alike:
+        out.append(_one_of(alike))
     return out
 
 
-def _one_of(done: list[Any]) -> Message:
-    if len(done) == 1:
-        return done[0]  # type: ignore[no-any-return]
-    _, seqs, payloads, _, seconds = zip(*done, strict=True)
-    return m.DONE_MANY, seqs, payloads, seconds
+def _one_of(alike: list[Message]) -> Message:
+    if len(alike) == 1:
+        return alike[0]
+    if alike[0][0] == m.DONE:
+        _, seqs, payloads, _, seconds = zip(*alike, strict=True)
+        return m.DONE_MANY, seqs, payloads, seconds
+    _, keys, numbers, payloads, _, _, _, _, parents = zip(*alike, strict=True)
+    return m.SUBMIT_MANY, keys, numbers[0], payloads, parents[0]
+
+
+def submits_of(message: Message) -> Iterator[Message]:
+    """The SUBMIT messages that a SUBMIT_MANY stands for."""
+    _, keys, number, payloads, parent = message
+    for key, payload in zip(keys, payloads, strict=True):
+        yield m.SUBMIT, key, number, payload, None, (), (), None, parent
