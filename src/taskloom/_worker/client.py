@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from taskloom import _current, _ids
@@ -11,13 +12,13 @@ from taskloom._spec import ActorSpec, TaskSpec
 from taskloom._store.arena import Arena
 from taskloom._store.stored import Parts
 from taskloom._wire import messages as m
-from taskloom._wire.calls import encode_call
+from taskloom._wire.calls import encode_call, pack_plain_arguments
 from taskloom._wire.context_vars import ContextPacker
 from taskloom._wire.known import Known
 from taskloom._wire.remote_errors import Failure
-from taskloom._wire.serialization import blame, dumps, loads, pack, refuse, unpack
+from taskloom._wire.serialization import blame, dumps, loads, pack, refuse, unpack, unpack_all
 from taskloom._worker.drafts import Drafts
-from taskloom._worker.link import Link
+from taskloom._worker.link import Borrowed, Link
 from taskloom._worker.stream_source import WorkerSource
 from taskloom.backends.base import FORCE_ON_ACTOR, ExecutionContext, FoundActor, Made
 from taskloom.exceptions import ActorHandleNotFoundError, GetTimeoutError
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
     from taskloom._memory import MemoryReport
     from taskloom._worker.functions import Running
+
+
+UNPACKED_TOGETHER: Final = 32
+"""So many values are unpickled before a cancel can break in: it costs as much as one of them."""
 
 
 class _Shield:
@@ -46,11 +51,15 @@ class _Shield:
 
     def __exit__(self, *_: object) -> None:
         if self._outermost:
-            self._link.shielded = False
-            if self._link.deferred:
-                self._link.deferred = False
-                if self._link.on_cancelled():  # once: an answer may have said so meanwhile
-                    raise KeyboardInterrupt
+            _unshield(self._link)
+
+
+def _unshield(link: Link) -> None:
+    link.shielded = False
+    if link.deferred:
+        link.deferred = False
+        if link.on_cancelled():  # once: an answer may have said so meanwhile
+            raise KeyboardInterrupt
 
 
 class WorkerBackend:
@@ -96,7 +105,40 @@ class WorkerBackend:
     # -- submit and put -----------------------------------------------------------------------
 
     def submit(self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]) -> Made:
+        if (
+            spec.is_plain
+            and not kwargs
+            and not self._open_groups
+            and not copy_context()
+            and (payload := pack_plain_arguments(args)) is not None
+        ):
+            return self._submit_plain(spec, payload)
         return self._submit(m.SUBMIT, spec, args, kwargs, ())
+
+    def _submit_plain(self, spec: TaskSpec, payload: bytes) -> ObjectRef[object]:
+        # Fast path: most calls are such (4.7 -> 3.2 us).  Plain twin: :meth:`_submit`.
+        link = self._link
+        running = self._running()
+        is_outermost = not link.shielded and threading.get_ident() == link.main_thread
+        if is_outermost:
+            link.shielded = True
+        try:
+            task = self._mint.next_task()
+            ref: ObjectRef[object] = ObjectRef(task + 1, self, link.borrow_new(task + 1))
+            with self._submit_lock:
+                if spec is not self._known.latest:
+                    for message in self._known.introduce_upwards(spec):
+                        link.post(message)
+                link.post_call(
+                    (
+                        m.SUBMIT, task, spec.number, payload, None, (), (), None,
+                        running.seq if running else 0,
+                    )
+                )  # fmt: skip
+        finally:
+            if is_outermost:
+                _unshield(link)
+        return ref
 
     def _submit(
         self,
@@ -208,25 +250,36 @@ class WorkerBackend:
     # -- get and wait -------------------------------------------------------------------------
 
     def get(self, refs: Sequence[ObjectRef[object]], timeout_s: float | None) -> list[object]:
-        missing = list(
-            dict.fromkeys(self._check(ref)._key for ref in refs if ref._record.outcome is None)
-        )
-        if missing:
+        for ref in refs:
+            if ref._home is not self:
+                self._check(ref)
+        records: list[Borrowed] = [ref._record for ref in refs]
+        keys = [record.key for record in records if record.outcome is None]
+        if keys:
+            missing = list(dict.fromkeys(keys))
             with self._shield():
                 outcomes = self._link.ask(m.GET, missing, timeout_s)
             if isinstance(outcomes, Failure):
                 raise outcomes.revive()
             by_key = dict(zip(missing, outcomes, strict=True))
-            for ref in refs:
-                outcome = by_key.get(ref._key)
-                if outcome is not None:
-                    ref._record.outcome = outcome
-            for ref in refs:
-                if isinstance(ref._record.outcome, Failure):
-                    raise ref._record.outcome.revive()
-            if any(outcome is None for outcome in outcomes):
-                raise GetTimeoutError(f"not all of {len(refs)} objects were done in {timeout_s} s")
-        return [self.result(ref) for ref in refs]
+            for record in records:
+                if record.outcome is None:
+                    record.outcome = by_key[record.key]
+        got = [record.outcome for record in records]
+        for outcome in got:
+            if type(outcome) is not bytes and isinstance(outcome, Failure):
+                raise outcome.revive()
+        if None in got:
+            raise GetTimeoutError(f"not all of {len(refs)} objects were done in {timeout_s} s")
+        values: list[object] = []
+        for start in range(0, len(got), UNPACKED_TOGETHER):
+            with self._shield():
+                try:
+                    unpack_all(got[start : start + UNPACKED_TOGETHER], values)
+                except BaseException as error:
+                    at = len(values)
+                    blame(error, got[at], f"the value of {refs[at]!r}")
+        return values
 
     def wait(
         self, refs: Sequence[ObjectRef[object]], num_returns: int, timeout_s: float | None
