@@ -107,6 +107,21 @@ def test_two_refs_to_one_object_are_one_dependency(keeper: Keeper) -> None:
     assert len(encode_call((first, second), {}, "f")[2]) == 1
 
 
+@pytest.mark.parametrize("count", range(1, 12))
+def test_a_call_of_nothing_but_refs_is_like_any_other(keeper: Keeper, count: int) -> None:
+    values = [f"value {number}" for number in range(count)]
+    refs = [keeper.ref(value) for value in values]
+    assert call(keeper, *refs) == (tuple(values), {})
+    payload, holes, deps, nested = encode_call(tuple(refs), {}, "f")
+    with_number = encode_call((*refs, 0), {}, "f")  # goes the long way
+    assert [payload, holes, list(deps), nested] == [
+        pack(([None] * count, {}))[0],
+        with_number[1],
+        list(with_number[2]),
+        (),
+    ]
+
+
 def test_dependencies_come_in_the_order_of_the_arguments(keeper: Keeper) -> None:
     a, b, c = (keeper.ref(name) for name in "abc")
     assert encode_call((c, a), {"key": b}, "f")[2] == [c, a, b]

@@ -202,6 +202,12 @@ class PlainCall(ObjectRecord):
         """False when there is a node in its place, or it has ended."""
         return self.producer is self
 
+    @property
+    def has_follower(self) -> bool:
+        """True when its only dependent may travel with it: see ``Scheduler._hand_followers``."""
+        dependents = self.dependents
+        return dependents is not None and len(dependents) == 1 and dependents[0].unfinished == 1
+
     def node(self) -> Node | None:
         """Its node, made now if need be; None when it has ended."""
         return self.graph.node_of(self)

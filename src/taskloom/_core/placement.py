@@ -29,12 +29,18 @@ class RunTimes:
 
     def __init__(self) -> None:
         self._mean_s: dict[FunctionKey, float] = {}
+        self._windows: dict[FunctionKey, int] = {}
 
     def note(self, function: FunctionKey, seconds: float) -> None:
         mean = self._mean_s.get(function)
         if mean is None and len(self._mean_s) >= _KNOWN_FUNCTIONS:
             self._mean_s.clear()  # a program that makes functions without end: start anew
-        self._mean_s[function] = followed(mean, seconds)
+            self._windows.clear()
+        self._set(function, followed(mean, seconds))
+
+    def _set(self, function: FunctionKey, mean: float) -> None:
+        self._mean_s[function] = mean
+        self._windows[function] = calls_at_hand(mean)  # asked for more often than it changes
 
     def note_all(self, function: FunctionKey, seconds: Iterable[float]) -> None:
         """The same for one call after another."""
@@ -46,11 +52,11 @@ class RunTimes:
             else:
                 mean = followed(mean, one)
         if mean is not None:
-            self._mean_s[function] = mean
+            self._set(function, mean)
 
     def window(self, function: FunctionKey) -> int:
         """How many calls of a function one worker may have in flight."""
-        return calls_at_hand(self._mean_s.get(function))
+        return self._windows.get(function, 1)
 
 
 def followed(mean: float | None, seconds: float) -> float:
@@ -77,7 +83,8 @@ def is_heavy(node: Node) -> bool:
     args = node.args
     if type(args) is not bytes and getattr(args, "is_large", False):
         return True
-    return any(
-        type(dep.outcome) is not bytes and getattr(dep.outcome, "is_large", False)
-        for dep in node.deps
-    )
+    for dep in node.deps:
+        outcome = dep.outcome
+        if type(outcome) is not bytes and getattr(outcome, "is_large", False):
+            return True
+    return False

@@ -64,8 +64,10 @@ class PlainCalls:
             call = line[0]
             if isinstance(call, Node) or call.spec is not spec:
                 break
+            if call.dependents is not None and call.has_follower:
+                break
             # As in :meth:`on_done`, no call of anything from here on.
-            if call.producer is not call or call.dependents is not None:
+            if call.producer is not call:
                 break
             del line[0]
             call.worker = worker

@@ -224,7 +224,7 @@ class Scheduler:
         nodes = bucket.nodes
         while share > 0 and nodes:
             first = nodes[0]
-            if isinstance(first, PlainCall) and first.is_plain and first.dependents is None:
+            if isinstance(first, PlainCall) and first.is_plain and not first.has_follower:
                 handed = self._loom.calls.hand_out(worker, nodes, first.spec, share)
                 if not handed:
                     return

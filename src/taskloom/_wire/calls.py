@@ -8,7 +8,7 @@ argument becomes an object of the store, as if the caller had called ``put`` (Ra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from taskloom._store.stored import THRESHOLD, Parts
 from taskloom._wire.serialization import (
@@ -30,6 +30,15 @@ Holes = tuple[tuple[int | str, int], ...]
 NO_ARGUMENTS: Final = pack_plain(())
 """The payload of a call without arguments."""
 _NO_KEYWORDS: Final[dict[str, Any]] = {}  # a call with ``**`` copies it
+_ONLY_HOLES: Final[Sequence[tuple[bytes, Holes]]] = tuple(
+    (pack_plain(([None] * count, {})), tuple((index, index) for index in range(count)))
+    for count in range(8)
+)
+"""Payload and holes of a call whose arguments are so many refs.
+
+Fast path: most calls that depend on others are such (2.9 -> 0.9 us).  Plain twin: the rest of
+:func:`encode_call`.
+"""
 PutArgument = Callable[[object, int | str, Parts, tuple[int, ...]], ObjectRef[Any]]
 """Makes an object of an argument: the argument, where it stands, its pickle, the refs in it."""
 
@@ -53,8 +62,11 @@ def encode_call(
     Raises:
         TypeError: an argument cannot be pickled; says which, and the path to the member.
     """
-    if not kwargs and (plain_data := pack_plain_arguments(args)) is not None:
-        return plain_data, None, (), ()
+    if not kwargs:
+        if (plain_data := pack_plain_arguments(args)) is not None:
+            return plain_data, None, (), ()
+        if len(args) < len(_ONLY_HOLES) and _are_different_refs(args):
+            return *_ONLY_HOLES[len(args)], cast("Sequence[ObjectRef[Any]]", args), ()
     for keyword in kwargs:
         if type(keyword) is not str:
             # A subclass would be pickled with its class, some even in the engine's messages.
@@ -117,6 +129,13 @@ def pack_plain_arguments(args: tuple[object, ...]) -> bytes | None:
             return None
     data = pack_plain(args)
     return data if len(data) <= INLINE_BYTES else None
+
+
+def _are_different_refs(args: tuple[object, ...]) -> bool:
+    for arg in args:
+        if type(arg) is not ObjectRef:
+            return False
+    return len(args) == 1 or len({arg._key for arg in args}) == len(args)  # type: ignore[attr-defined]
 
 
 def _all_plain(values: Iterable[object]) -> bool:
