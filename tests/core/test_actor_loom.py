@@ -13,7 +13,7 @@ from loom_driver import LONG_S, SHORT_S, Trouble
 from taskloom._core import actor_invariants
 from taskloom._core.actor_record import ActorRecord, ActorState
 from taskloom._core.node import Node
-from taskloom._core.placement import MAX_BATCH
+from taskloom._core.placement import BUDGET_S, MAX_BATCH
 from taskloom._core.self_waits import fail_what_waits_for_itself
 from taskloom._core.states import TERMINAL, NodeState
 from taskloom.exceptions import InternalError
@@ -80,8 +80,11 @@ def test_calls_wait_for_the_constructor_and_go_out_in_order(core):
     assert core.running(actor) == calls[1:]
 
 
-@pytest.mark.parametrize(("seconds", "window"), [(LONG_S, 2), (0.000_190, 5), (SHORT_S, MAX_BATCH)])
-def test_a_worker_has_a_millisecond_of_calls_at_hand_and_two_at_least(core, seconds, window):
+@pytest.mark.parametrize(
+    ("seconds", "window"),
+    [(LONG_S, 2), (BUDGET_S / 5.5, 5), (SHORT_S, MAX_BATCH)],
+)
+def test_a_worker_has_calls_for_the_budget_at_hand_and_two_at_least(core, seconds, window):
     actor = core.alive()
     calls = [core.call(actor) for _ in range(2 * MAX_BATCH)]
     core.schedule()

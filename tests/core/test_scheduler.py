@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from loom_driver import LONG_S, LOOP, PROCESS, SHORT_S, Core
 
 from taskloom._core.node import Node, WorkerRecord
-from taskloom._core.placement import LOOP_CAPACITY, MAX_BATCH
+from taskloom._core.placement import BUDGET_S, LOOP_CAPACITY, MAX_BATCH, OVERHEAD_S
 from taskloom._core.scheduler import MAX_LOOPS, PATIENCE
 from taskloom._core.states import NodeState
 
@@ -128,13 +128,29 @@ def test_calls_that_are_known_to_be_short_go_in_batches() -> None:
     assert [len(core.with_worker(worker)) for worker in workers] == [MAX_BATCH, MAX_BATCH]
 
 
-def test_a_batch_is_about_a_millisecond_of_work() -> None:
+def test_a_batch_is_as_much_work_as_the_budget_says() -> None:
     core, (worker,) = office(workers=1)
-    core.learn(seconds=0.000_190)
+    core.learn(seconds=BUDGET_S / 10 - OVERHEAD_S)
     for _ in range(100):
         core.submit()
     core.schedule()
-    assert len(core.with_worker(worker)) == 5
+    assert len(core.with_worker(worker)) in {9, 10}  # it is a quotient of floats
+
+
+def test_what_is_not_so_short_narrows_a_worker_until_it_is_answered() -> None:
+    core, (worker,) = office(workers=1)
+    core.learn("short", SHORT_S)
+    core.learn("longer", BUDGET_S / 3 - 2 * OVERHEAD_S)
+    longer = [core.submit(function="longer") for _ in range(2)]
+    short = [core.submit(function="short") for _ in range(10)]
+    core.schedule()
+    assert core.with_worker(worker) == [*longer, short[0]], "three may be there"
+    core.finish(longer[0])
+    core.schedule()
+    assert core.with_worker(worker) == [longer[1], *short[:2]]
+    core.finish(longer[1])
+    core.schedule()
+    assert core.with_worker(worker) == short
 
 
 def test_few_short_calls_are_shared_out_evenly() -> None:

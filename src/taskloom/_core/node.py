@@ -256,6 +256,7 @@ class WorkerRecord:
         "kind",
         "last_progress",
         "lease",
+        "narrowest",
         "nodes",
         "number",
         "pending_requests",
@@ -279,6 +280,7 @@ class WorkerRecord:
         self.deaf = False  # a coroutine in it does not end although it was told to
         self.silent = False  # and it has not answered since that was noticed
         self.window = 0  # how many it may have in flight, given what it has already
+        self.narrowest = 0  # the last of what it has that allows no more than that, by ``seq``
         self.asked_back = 0  # the lowest outstanding seq when it was asked to give back
         self.last_progress = 0  # the lowest outstanding seq when the engine last looked
         self.borrowed: dict[int, ObjectRecord] = {}
@@ -319,6 +321,17 @@ class WorkerRecord:
             call = self.calls.get(seq)
             if call is not None:  # else it has its node: see ``Graph.unfold_on``
                 call.graph.unfold_on(self, seq, call)
+
+    def narrow(self, window: int) -> None:
+        """What it was handed last goes with no more than ``window`` in flight."""
+        if window <= self.window:
+            self.window = window
+            self.narrowest = self.seq
+
+    def widen(self, window: int) -> None:
+        """It may have more again if all is answered that allowed no more."""
+        if self.narrowest < self.oldest_seq:
+            self.window = window
 
     @property
     def blocked(self) -> bool:

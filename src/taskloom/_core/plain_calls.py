@@ -52,11 +52,11 @@ class PlainCalls:
 
         Returns: how many went; 0: the worker has enough.
         """
-        window = min(worker.window, self._loom.times.window(spec.function.key))
+        allowed = self._loom.times.window(spec.function.key)
+        window = min(worker.window, allowed)
         most = min(most, window - worker.load)
         if most <= 0:
             return 0
-        worker.window = window
         first = seq = worker.seq + 1
         calls = worker.calls
         handed: list[PlainCall] = []
@@ -75,6 +75,7 @@ class PlainCalls:
             seq += 1
             handed.append(call)
         worker.seq = seq - 1
+        worker.narrow(allowed)
         self._loom.outbox.run_calls(worker, first, handed)
         return len(handed)
 

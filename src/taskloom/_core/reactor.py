@@ -299,6 +299,7 @@ class Reactor:
             self.deadlines.check_deaf(worker)
         if worker.load:
             worker.window = 1  # something holds it up: nothing queues behind that again
+            worker.narrowest = worker.oldest_seq
 
     def on_worker_lost(
         self,

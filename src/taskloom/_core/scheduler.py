@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from taskloom._core.node import Node, PlainCall, WorkerKind, WorkerRecord
-from taskloom._core.placement import LOOP_CAPACITY, is_heavy
+from taskloom._core.placement import LOOP_CAPACITY, MAX_BATCH, is_heavy
 from taskloom._core.ready_queue import Bucket
 from taskloom._core.resources import Allocation, Request
 from taskloom._core.states import ASSIGNED, READY, NodeState
@@ -161,6 +161,7 @@ class Scheduler:
     def _begin_lease(self, worker: WorkerRecord, lease: Allocation, node: Node) -> None:
         worker.lease = lease
         worker.window = self._window(node)
+        worker.narrowest = worker.seq + 1
         leased = self._leased.get(lease.request)
         if leased is None:
             leased = self._leased[lease.request] = {}
@@ -209,6 +210,8 @@ class Scheduler:
         leased = self._leased.get(request)
         if not leased:
             return
+        for worker in leased.values():
+            worker.widen(MAX_BATCH)
         open_workers = [
             worker
             for worker in leased.values()
@@ -241,12 +244,11 @@ class Scheduler:
                     function = node.spec.function
                     usual = self._window(node)
                 window = usual
-            window = min(worker.window, window)
-            if window <= worker.load:
+            if min(worker.window, window) <= worker.load:
                 return
-            worker.window = window
             nodes.popleft()
             self._assign(worker, node, "placed")
+            worker.narrow(window)
             if node.outputs and node.outputs[0].dependents is not None:
                 self._hand_followers(worker, node)
             share -= 1
