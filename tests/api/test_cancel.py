@@ -45,6 +45,37 @@ def test_a_task_that_waits_for_a_cpu_never_runs_CAN_1(tl, gate):
     assert gate.count("ran") == 0
 
 
+def test_a_get_of_many_is_interrupted_between_two_values_CAN_5(tl, gate):
+    def load_until_cancelled() -> str:
+        from taskloom import _current
+
+        gate.note("first")
+        link, end = _current._backend._link, time.monotonic() + 60
+        while not link.deferred and time.monotonic() < end:
+            time.sleep(0.001)
+        return "first"
+
+    class Slow:
+        def __reduce__(self):
+            return load_until_cancelled, ()
+
+    class Later:
+        def __reduce__(self):
+            return gate.note, ("second",)
+
+    @tl.remote
+    def get_both(refs):
+        tl.get(refs)
+
+    task = get_both.remote([tl.put(Slow()), tl.put(Later())])
+    assert eventually(lambda: gate.count("first") == 1)
+    tl.cancel(task)
+    with pytest.raises(TaskCancelledError):
+        tl.get(task)
+    assert free_again(tl)
+    assert gate.count("second") == 0
+
+
 def test_a_task_that_waits_for_a_dependency_never_runs_CAN_1(tl, gate):
     held = tl.remote(gate.enter).remote()
     pending = tl.remote(lambda _: gate.note("ran")).remote(held)

@@ -444,3 +444,16 @@ def test_a_value_is_unpickled_by_each_who_asks_and_only_fails_him(tl, gate):
     assert tl.get(tl.put(1)) == 1
     gate.open()
     assert tl.get(ref) is None
+
+
+def test_ctrl_c_behind_the_last_value_stays_what_it_is(tl, monkeypatch):
+    def interrupted(payloads, values):
+        values += [None] * len(payloads)
+        raise KeyboardInterrupt
+
+    refs = [tl.put(1), tl.put(2)]
+    monkeypatch.setattr("taskloom.backends.local.unpack_all", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tl.get(refs)
+    monkeypatch.undo()
+    assert tl.get(refs) == [1, 2]

@@ -261,3 +261,31 @@ def test_a_coroutine_with_a_cpu_may_call_get(fresh):
         return 1
 
     assert fresh.get(outer.remote(), timeout=30) == 2
+
+
+def test_a_finalizer_may_submit_in_the_middle_of_a_submit(tl):
+    @tl.remote
+    def add(number):
+        return number
+
+    @tl.remote
+    def submit_in_finalizers(count):
+        import gc
+
+        class Last:
+            def __init__(self):
+                self.me = self  # so that only a collection ends it
+
+            def __del__(self):
+                add.remote(1)
+
+        gc.set_threshold(5, 2, 2)
+        try:
+            for number in range(count):
+                Last()
+                add.remote(number)
+        finally:
+            gc.set_threshold(700, 10, 10)
+        return count
+
+    assert tl.get(submit_in_finalizers.remote(3000), timeout=60) == 3000

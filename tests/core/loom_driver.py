@@ -85,7 +85,14 @@ class RecordingOutbox:
         for waiter in waiters or ():
             waiter.on_done(record)
 
-    def run_calls(self, worker: WorkerRecord, first: int, calls: Sequence[PlainCall]) -> None:
+    def run_calls(
+        self,
+        worker: WorkerRecord,
+        first: int,
+        calls: Sequence[PlainCall],
+        payloads: list[bytes | None],
+    ) -> None:
+        assert payloads == [b"args"] * len(calls) > []
         self.verbs.append(("run_calls", worker, first, list(calls)))
 
     def resolve_all(self, records: Sequence[ObjectRecord]) -> None:

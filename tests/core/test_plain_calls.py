@@ -181,6 +181,42 @@ def test_who_looks_while_nodes_are_made_changes_nothing(monkeypatch: pytest.Monk
     core.check()
 
 
+def test_a_call_that_becomes_a_node_while_it_is_handed_out_takes_its_arguments_along() -> None:
+    core = Core(cpus=1, starts_workers=False)
+    worker = core.worker()
+    core.learn(seconds=SHORT_S)
+
+    class Nosy(dict[int, PlainCall]):
+        """As if user code looked at a call in a garbage collection at that very moment."""
+
+        def __setitem__(self, seq: int, call: PlainCall) -> None:
+            super().__setitem__(seq, call)
+            if call is looked_at:
+                assert node_of(core, call).args == b"args"
+
+    worker.calls = Nosy()
+    first, *calls = core.call_many(4)
+    looked_at = calls[1]
+    core.loom.schedule()
+    assert worker.seqs() == [1, 2, 3, 4]
+    assert node_of(core, looked_at).state is S.ASSIGNED
+    core.check()
+    core.drop(first, *calls)
+    core.finish(*worker.inflight.values())
+    assert core.is_at_rest()
+
+
+def test_nothing_is_handed_out_when_the_first_of_a_line_has_just_become_a_node() -> None:
+    core, worker, _ = batch(1)
+    later = core.call_many(2)
+    line: deque[Node | PlainCall] = deque(later)
+    node_of(core, later[0])
+    sent = len(core.outbox.verbs)
+    assert core.loom.calls.hand_out(worker, line, later[0].spec, 2) == 0
+    assert list(line) == later
+    assert len(core.outbox.verbs) == sent
+
+
 def test_calls_of_two_functions_and_a_node_may_be_done_together() -> None:
     core, worker, calls = batch(3)
     others = core.call_many(2, function="g")

@@ -18,7 +18,13 @@ class Outbox(Protocol):
     def run(self, worker: WorkerRecord, node: Node) -> None:
         """Send a node to a worker; its ``seq`` and ``attempt`` are set."""
 
-    def run_calls(self, worker: WorkerRecord, first: int, calls: Sequence[PlainCall]) -> None:
+    def run_calls(
+        self,
+        worker: WorkerRecord,
+        first: int,
+        calls: Sequence[PlainCall],
+        payloads: list[bytes | None],
+    ) -> None:
         """Send calls of one function; ``first`` is the ``seq`` of the first of them."""
 
     def resolve(self, record: ObjectRecord) -> None:

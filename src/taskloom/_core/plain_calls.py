@@ -50,7 +50,7 @@ class PlainCalls:
             spec: of the first of them, and of those that go along.
             most: so many may go.
 
-        Returns: how many went; 0: the worker has enough.
+        Returns: how many went; 0: the worker has enough, or the first is a node by now.
         """
         allowed = self._loom.times.window(spec.function.key)
         window = min(worker.window, allowed)
@@ -60,6 +60,7 @@ class PlainCalls:
         first = seq = worker.seq + 1
         calls = worker.calls
         handed: list[PlainCall] = []
+        payloads: list[bytes | None] = []
         for _ in range(min(most, len(line))):
             call = line[0]
             if isinstance(call, Node) or call.spec is not spec:
@@ -70,13 +71,16 @@ class PlainCalls:
             if call.producer is not call:
                 break
             del line[0]
+            args = call.args
             call.worker = worker
             calls[seq] = call
             seq += 1
-            handed.append(call)
+            handed.append(call)  # from here on it may become a node, which has its arguments
+            payloads.append(args)
         worker.seq = seq - 1
-        worker.narrow(allowed)
-        self._loom.outbox.run_calls(worker, first, handed)
+        if handed:
+            worker.narrow(allowed)
+            self._loom.outbox.run_calls(worker, first, handed, payloads)
         return len(handed)
 
     def on_done(

@@ -229,7 +229,7 @@ class Scheduler:
             first = nodes[0]
             if isinstance(first, PlainCall) and first.is_plain and not first.has_follower:
                 handed = self._loom.calls.hand_out(worker, nodes, first.spec, share)
-                if not handed:
+                if not handed and first.is_plain:
                     return
                 self._started += handed
                 share -= handed

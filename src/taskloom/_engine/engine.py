@@ -394,7 +394,13 @@ class Engine:
         )  # fmt: skip
         self._dirty.add(process)
 
-    def run_calls(self, worker: WorkerRecord, first: int, calls: Sequence[PlainCall]) -> None:
+    def run_calls(
+        self,
+        worker: WorkerRecord,
+        first: int,
+        calls: Sequence[PlainCall],
+        payloads: list[bytes | None],
+    ) -> None:
         process = self._pool.by_number[worker.number]
         spec = calls[0].spec
         if spec is not process.known.latest:
@@ -403,7 +409,6 @@ class Engine:
         if worker.lease is not None and worker.lease.devices:
             devices = self.loom.ledger.device_ids(worker.lease)
         keys = [call.key - 1 for call in calls]
-        payloads = [call.args for call in calls]
         process.posted.append((m.RUN_MANY, first, keys, spec.number, payloads, devices))
         self._dirty.add(process)
 

@@ -16,7 +16,7 @@ from taskloom._wire.calls import encode_call, pack_plain_arguments
 from taskloom._wire.context_vars import ContextPacker
 from taskloom._wire.known import Known
 from taskloom._wire.remote_errors import Failure
-from taskloom._wire.serialization import blame, dumps, loads, pack, refuse, unpack, unpack_all
+from taskloom._wire.serialization import blame, dumps, loads, pack, refuse, unpack
 from taskloom._worker.drafts import Drafts
 from taskloom._worker.link import Borrowed, Link
 from taskloom._worker.stream_source import WorkerSource
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
     from taskloom._memory import MemoryReport
     from taskloom._worker.functions import Running
-
-
-UNPACKED_TOGETHER: Final = 32
-"""So many values are unpickled before a cancel can break in: it costs as much as one of them."""
 
 
 class _Shield:
@@ -84,7 +80,7 @@ class WorkerBackend:
         self._running = running
         self._contexts = ContextPacker(dumps, loads)
         self._known = Known()
-        self._submit_lock = threading.Lock()
+        self._submit_lock = threading.RLock()  # a finalizer may submit in the middle of a submit
         self._open_groups: set[WorkerGroup] = set()
         self.session_id: bytes = facts["session_id"]
         self.node_id: str = facts["node_id"]
@@ -272,10 +268,13 @@ class WorkerBackend:
         if None in got:
             raise GetTimeoutError(f"not all of {len(refs)} objects were done in {timeout_s} s")
         values: list[object] = []
-        for start in range(0, len(got), UNPACKED_TOGETHER):
+        while len(values) < len(got):
             with self._shield():
                 try:
-                    unpack_all(got[start : start + UNPACKED_TOGETHER], values)
+                    for outcome in got[len(values) :]:
+                        values.append(unpack(outcome))
+                        if self._link.deferred:  # the task was cancelled: it hears so between two
+                            break
                 except BaseException as error:
                     at = len(values)
                     blame(error, got[at], f"the value of {refs[at]!r}")

@@ -25,6 +25,7 @@ from typing import Any, Final
 from taskloom._wire import messages as m
 from taskloom._wire.frames import FrameReader, Message, encode
 from taskloom._wire.together import gathered
+from taskloom._worker.bell import Bell
 
 GRACE_S: Final = 0.2
 """How long a worker may take to end by itself when the driver has hung up."""
@@ -110,8 +111,10 @@ class Link:
         self._reader = FrameReader()
         self.out: deque[Message] = deque()
         self._flushed_at = 0.0
-        self._lock = threading.Lock()
-        self._bell = _Bell()
+        self._lock = threading.RLock()  # of a thread that a finalizer interrupts, too
+        self._flusher = 0  # the thread that sends now
+        self._flush_again = False  # a finalizer in its middle has asked for that
+        self._bell = Bell()
         self.main_thread = threading.get_ident()
         self.cpus = 1  # that the session may use
         self.main_reads = True  # False in a LOOP worker: its main thread runs an event loop
@@ -183,23 +186,34 @@ class Link:
     def flush(self) -> None:
         """Send all that was posted."""
         if self.out or self.dropped or self._finished:
+            thread = threading.get_ident()
+            if self._flusher == thread:  # it comes from a finalizer that a collection has run there
+                self._flush_again = True
+                return
             # Not ``with``: it costs twice as much.  Where a signal may interrupt, the caller is
             # shielded.
             self._lock.acquire()
+            self._flusher = thread
             try:
                 self._flush_locked()
+                while self._flush_again:
+                    self._flush_again = False
+                    self._flush_locked()
             finally:
+                self._flusher = 0
                 self._lock.release()
 
     def _flush_locked(self) -> None:
         out = self.out
+        # First of all: what is dropped from here on may have been borrowed by what goes later.
+        dropped = len(self.dropped)
         self._flushed_at = time.perf_counter()
         messages = [out.popleft()] if len(out) == 1 else [out.popleft() for _ in range(len(out))]
         if len(messages) > 1:
             messages = gathered(messages)
         # Last of all: whatever was borrowed anew is among the messages before it.
-        if self.dropped:
-            released = self._forget_dropped()
+        if dropped:
+            released = self._forget_dropped(dropped)
             if released:
                 messages.append((m.RELEASE, released))
         finished = self._finished
@@ -257,10 +271,10 @@ class Link:
         if self._sleeping:
             self._bell.ring()
 
-    def _forget_dropped(self) -> list[int]:
+    def _forget_dropped(self, count: int) -> list[int]:
         released = []
         dropped = self.dropped
-        for _ in range(len(dropped)):
+        for _ in range(count):
             key = dropped.popleft()
             record = self.records[key]
             record.count -= 1
@@ -465,27 +479,3 @@ class Link:
             self.on_control(message)
             if op in (m.INTERRUPT, m.TAKE_BACK):
                 self.heard = message[-1]  # last of all: who waits for it goes on
-
-
-class _Bell:
-    """Wakes a thread that sleeps in ``poll``; rung twice, it wakes once."""
-
-    def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
-            self._read_fd = self._write_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        else:
-            self._read_fd, self._write_fd = os.pipe()
-            os.set_blocking(self._write_fd, False)
-        self._rung = False
-
-    def fileno(self) -> int:
-        return self._read_fd
-
-    def ring(self) -> None:
-        if not self._rung:
-            self._rung = True
-            os.write(self._write_fd, b"\1\0\0\0\0\0\0\0")
-
-    def hush(self) -> None:
-        os.read(self._read_fd, 4096)
-        self._rung = False

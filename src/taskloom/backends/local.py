@@ -290,6 +290,8 @@ class LocalBackend:
             unpack_all(outcomes, values)
         except BaseException as error:
             at = len(values)
+            if at == len(refs):
+                raise  # Ctrl-C, behind the last one
             self._check(refs[at])  # it may have been closed meanwhile
             blame(error, outcomes[at], f"the value of {refs[at]!r}")
         return values
