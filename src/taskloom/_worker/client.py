@@ -80,7 +80,9 @@ class WorkerBackend:
         self._running = running
         self._contexts = ContextPacker(dumps, loads)
         self._known = Known()
-        self._submit_lock = threading.RLock()  # a finalizer may submit in the middle of a submit
+        # The link's own: a collection may run a finalizer that submits in the middle of either, a
+        # submit or a flush, on either thread, and two locks would be taken in either order.
+        self._submit_lock = link.lock
         self._open_groups: set[WorkerGroup] = set()
         self.session_id: bytes = facts["session_id"]
         self.node_id: str = facts["node_id"]

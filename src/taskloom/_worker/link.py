@@ -111,7 +111,7 @@ class Link:
         self._reader = FrameReader()
         self.out: deque[Message] = deque()
         self._flushed_at = 0.0
-        self._lock = threading.RLock()  # of a thread that a finalizer interrupts, too
+        self.lock = threading.RLock()  # of a thread that a finalizer interrupts, too
         self._flusher = 0  # the thread that sends now
         self._flush_again = False  # a finalizer in its middle has asked for that
         self._bell = Bell()
@@ -192,7 +192,7 @@ class Link:
                 return
             # Not ``with``: it costs twice as much.  Where a signal may interrupt, the caller is
             # shielded.
-            self._lock.acquire()
+            self.lock.acquire()
             self._flusher = thread
             try:
                 self._flush_locked()
@@ -201,7 +201,7 @@ class Link:
                     self._flush_locked()
             finally:
                 self._flusher = 0
-                self._lock.release()
+                self.lock.release()
 
     def _flush_locked(self) -> None:
         out = self.out
@@ -244,7 +244,7 @@ class Link:
 
     def borrow(self, key: int, *, announce: bool) -> Borrowed:
         """Count one more ref to ``key``; tells the driver when it is the first."""
-        with self._lock:
+        with self.lock:
             record = self.records.get(key)
             if record is None:
                 record = self.records[key] = Borrowed(key)
