@@ -296,7 +296,7 @@ class World(Core):
 
     def abandon(self, record: ObjectRecord) -> None:
         """An await of it was cancelled."""
-        record.abandoned = True
+        self.loom.graph.abandoned.add(record)
         self.judge.on_cancel_asked(record.key, recursive=True)
 
     # -- for those who drive ------------------------------------------------------------------

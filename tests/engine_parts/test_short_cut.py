@@ -342,7 +342,7 @@ rng = random.Random(1)
 wrong = interrupted = done = 0
 for n in range(int(sys.argv[1])):
     try:
-        armed = True
+        armed = n % 8 > 0  # on a busy machine none would be done in that time
         signal.setitimer(signal.ITIMER_REAL, rng.uniform(5e-6, 150e-6))
         wrong += ray.get(inc.remote(n)) != n + 1
         done += 1

@@ -33,7 +33,9 @@ class Graph:
         self._nodes: dict[int, Node] = {}
         self._plain = 0  # how many calls are not nodes
         self.observer: Observer | None = None
-        self.unwanted: list[ObjectRecord] = []  # awaited once, given up, and wanted by nobody now
+        # An await of them was cancelled: see ``Reactor.schedule``.  Until they are forgotten.
+        self.abandoned: set[ObjectRecord] = set()
+        self.unwanted: list[ObjectRecord] = []  # of those, what nobody wants now
         self._resolve = resolve
         self._resolve_all = resolve_all
         self._report_unseen = report_unseen
@@ -58,13 +60,7 @@ class Graph:
     def node_of(self, record: ObjectRecord) -> Node | None:
         """The call that makes an object; None when it is done, or no call makes it."""
         producer = record.producer
-        if not isinstance(producer, PlainCall):
-            return producer
-        if producer.worker is not None:
-            producer.worker.unfold()
-        else:
-            self._unfold(producer)
-        return cast("Node", record.producer)
+        return producer.node() if isinstance(producer, PlainCall) else producer
 
     # While a node is made, a garbage collection may run user code that looks at the same call, and
     # its node is there before this one.  So it is finished first, and then put in its place by
@@ -81,15 +77,16 @@ class Graph:
             del worker.calls[seq]
             worker.nodes[seq] = node
             call.producer = self._nodes[node.key] = node
-            call.args = call.worker = None
+            call.args = call.where = None
             self._plain -= 1
             self._inherit(call, node)
 
-    def _unfold(self, call: PlainCall) -> None:
+    def unfold(self, call: PlainCall) -> None:
+        """Make a node of a call that stands in a line."""
         node = self._ready_node(call)
         if call.producer is call:
             call.producer = self._nodes[node.key] = node
-            call.args = None
+            call.args = call.where = None
             self._plain -= 1
             self._inherit(call, node)
 
@@ -110,7 +107,7 @@ class Graph:
         """Enter calls and their outputs; they have the same parent, or none."""
         objects = self.objects
         for order, call in enumerate(calls, self._orders + 1):
-            call.graph = self
+            call.where = self
             call.order = order
             call.passed_over = 0
             objects[call.key] = call
@@ -316,7 +313,7 @@ class Graph:
         if record.holds == 0:
             if record.outcome is not None:
                 self._forget(record)
-            elif record.abandoned:
+            elif record in self.abandoned:
                 self.unwanted.append(record)
 
     def release_done(self, records: Iterable[ObjectRecord]) -> None:
@@ -334,6 +331,8 @@ class Graph:
 
     def _forget(self, record: ObjectRecord) -> None:
         """Nobody can reach the object any more, nor what only it contained."""
+        if self.abandoned:
+            self.abandoned.discard(record)
         if not record.contains and not record.failed and not record.is_actor:
             self.objects.pop(record.key, None)  # fast path, plain twin: the rest
             return

@@ -45,8 +45,8 @@ class ObjectRecord:
     is forgotten when ``holds == 0`` and its outcome is there.
     """
 
+    # Few: a live ref costs its record, see the benchmark's ``live_refs``.
     __slots__ = (
-        "abandoned",
         "contains",
         "dependents",
         "failed",
@@ -69,7 +69,6 @@ class ObjectRecord:
         self.dependents: list[Node] | None = None
         self.waiters: dict[Waiter, None] | None = None  # in the order of their coming
         self.contains: tuple[ObjectRecord, ...] = ()
-        self.abandoned = False  # an await of it was cancelled: see ``Reactor.schedule``
         self.seen = False  # somebody has looked at the error, so nobody need be told
 
 
@@ -147,6 +146,10 @@ class Node:
         self.alarm: Alarm | None = None
         self.stream: Stream | None = None  # of what it yields
 
+    def fills(self) -> list[Any]:
+        """The values of its dependencies; a key for the one that the task before will make."""
+        return [dep.key if dep.outcome is None else dep.outcome for dep in self.deps]
+
     @property
     def children(self) -> list[Node]:
         """What its attempts have submitted and has not ended."""
@@ -176,7 +179,7 @@ class PlainCall(ObjectRecord):
     object like any other.
     """
 
-    __slots__ = ("args", "graph", "order", "passed_over", "spec", "worker")
+    __slots__ = ("args", "order", "passed_over", "spec", "where")
 
     depth = 0
     parent: Node | None = None
@@ -186,15 +189,14 @@ class PlainCall(ObjectRecord):
         self.key = key
         self.holds = 1
         self.contains = ()
-        self.failed = self.abandoned = self.seen = False
+        self.failed = self.seen = False
         self.outcome = self.dependents = self.waiters = None
         self.producer = self
         self.spec = spec
         self.args: bytes | None = args
-        self.worker: WorkerRecord | None = None  # who has it
+        self.where: Graph | WorkerRecord | None = None  # in whose line, or with whom
 
-    graph: Graph  # this and all below: set when the engine takes it in
-    order: int
+    order: int  # both: set when the engine takes it in
     passed_over: int
 
     @property
@@ -210,7 +212,13 @@ class PlainCall(ObjectRecord):
 
     def node(self) -> Node | None:
         """Its node, made now if need be; None when it has ended."""
-        return self.graph.node_of(self)
+        where = self.where
+        if isinstance(where, WorkerRecord):
+            where.unfold()
+        elif where is not None:
+            where.unfold(self)
+        producer = self.producer
+        return producer if isinstance(producer, Node) else None
 
 
 class NestedCall(PlainCall):
@@ -253,6 +261,7 @@ class WorkerRecord:
         "borrowed",
         "calls",
         "deaf",
+        "graph",
         "kind",
         "last_progress",
         "lease",
@@ -274,6 +283,7 @@ class WorkerRecord:
         self.seq = 0  # of the last task handed out
         self.nodes: dict[int, Node] = {}  # by seq
         self.calls: dict[int, PlainCall] = {}  # each later than all of the nodes
+        self.graph: Graph  # of its calls: set with the first of them
         self.lease: Allocation | None = None
         self.pending_requests = 0  # get and wait calls of its tasks that are not answered
         self.stalled = 0  # blocking calls that keep the event loop of a LOOP worker from turning
@@ -320,7 +330,7 @@ class WorkerRecord:
                 break
             call = self.calls.get(seq)
             if call is not None:  # else it has its node: see ``Graph.unfold_on``
-                call.graph.unfold_on(self, seq, call)
+                self.graph.unfold_on(self, seq, call)
 
     def narrow(self, window: int) -> None:
         """What it was handed last goes with no more than ``window`` in flight."""

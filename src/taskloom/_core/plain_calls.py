@@ -58,7 +58,7 @@ class PlainCalls:
         if most <= 0:
             return 0
         first = seq = worker.seq + 1
-        calls = worker.calls
+        calls, worker.graph = worker.calls, self._loom.graph
         handed: list[PlainCall] = []
         payloads: list[bytes | None] = []
         for _ in range(min(most, len(line))):
@@ -72,7 +72,7 @@ class PlainCalls:
                 break
             del line[0]
             args = call.args
-            call.worker = worker
+            call.where = worker
             calls[seq] = call
             seq += 1
             handed.append(call)  # from here on it may become a node, which has its arguments
@@ -110,7 +110,8 @@ class PlainCalls:
             # No call of anything, and so no user code, until it is done: see ``Graph.unfold_on``.
             call = calls[seq]
             del calls[seq]
-            call.producer = call.worker = call.args = None
+            call.producer = call.where = call.args = None
+            call.order = 0  # one number less to keep
             call.outcome = outcome
             done.append(call)
             if call.spec is not spec:

@@ -417,7 +417,7 @@ class Reactor:
         back: list[Node | PlainCall] = []
         for seq in seqs:
             if (call := worker.calls.pop(seq, None)) is not None:
-                call.worker = None
+                call.where = self.graph
                 back.append(call)
                 continue
             node = worker.nodes.pop(seq)

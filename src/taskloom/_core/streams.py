@@ -228,7 +228,7 @@ class Streams:
         while stream.items:
             graph.release(stream.items.popleft())
         self.dropped.append(stream)
-        completed.abandoned = True
+        graph.abandoned.add(completed)
         if completed.holds == 0 and completed.outcome is None:
             graph.unwanted.append(completed)
 

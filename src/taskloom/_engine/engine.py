@@ -19,7 +19,7 @@ from taskloom._core.alarms import Alarm
 from taskloom._core.graph import node_from
 from taskloom._core.node import Node, ObjectRecord, PlainCall, WorkerKind, WorkerRecord
 from taskloom._core.reactor import Reactor
-from taskloom._core.resources import Ledger, session_total
+from taskloom._core.resources import Allocation, Ledger, session_total
 from taskloom._engine import verdicts
 from taskloom._engine.actor_desk import ActorDesk
 from taskloom._engine.backlog import Backlog
@@ -41,6 +41,7 @@ from taskloom._memory import MemoryReport
 from taskloom._pool.pool import Pool
 from taskloom._pool.process import WorkerProcess
 from taskloom._pool.zygote_process import Surroundings, ZygoteProcess
+from taskloom._spec import TaskSpec
 from taskloom._wire import messages as m
 from taskloom._wire.frames import Message
 from taskloom._wire.remote_errors import Failure, cancelled_failure, system_failure
@@ -178,10 +179,7 @@ class Engine:
         """
         calls = [record for record in records if record.producer is record]
         if len(calls) < len(records):
-            dropped = records
-            if calls:
-                dropped = [record for record in records if record.producer is not record]
-            self.loom.graph.release_done(dropped)
+            self.loom.graph.release_done([r for r in records if r.producer is not r])
         if calls:
             self.take_calls(calls)
 
@@ -210,10 +208,9 @@ class Engine:
         """Tell all workers of a registration; those that start later, too, if it is to be kept."""
         name, blob, keep = entry
         message = (m.SERIALIZER, blob)
-        greetings = self._pool.greetings
-        greetings.pop(name, None)
+        self._pool.greetings.pop(name, None)
         if keep:
-            greetings[name] = message
+            self._pool.greetings[name] = message
         for worker in self._pool.by_number.values():
             self.post(worker, message)
 
@@ -231,7 +228,7 @@ class Engine:
 
     def abandon(self, record: ObjectRecord) -> None:
         if self._config.await_cancels:
-            record.abandoned = True
+            self.loom.graph.abandoned.add(record)
             record.seen = True  # also an error that is just on its way
 
     def cancel(self, entry: tuple[int, bool, bool]) -> None:
@@ -379,17 +376,11 @@ class Engine:
         if node is self.short_cut.handed_over:
             self._dirty.add(process)
             return
-        if spec is not process.known.latest:
-            process.posted.extend(process.known.introduce_downwards(spec))
-        allocation = node.allocation or worker.lease
-        devices = None
-        if allocation is not None and allocation.devices:
-            devices = self.loom.ledger.device_ids(allocation)
+        devices = self._introduce(process, spec, node.allocation or worker.lease)
         process.posted.append(
             (
                 m.RUN, node.seq, node.key, node.attempt, spec.number, node.args, node.holes,
-                _fills(node) if node.deps else None,
-                node.context, devices,
+                node.fills() if node.deps else None, node.context, devices,
             ),
         )  # fmt: skip
         self._dirty.add(process)
@@ -403,14 +394,20 @@ class Engine:
     ) -> None:
         process = self._pool.by_number[worker.number]
         spec = calls[0].spec
-        if spec is not process.known.latest:
-            process.posted.extend(process.known.introduce_downwards(spec))
-        devices = None
-        if worker.lease is not None and worker.lease.devices:
-            devices = self.loom.ledger.device_ids(worker.lease)
+        devices = self._introduce(process, spec, worker.lease)
         keys = [call.key - 1 for call in calls]
         process.posted.append((m.RUN_MANY, first, keys, spec.number, payloads, devices))
         self._dirty.add(process)
+
+    def _introduce(
+        self, process: WorkerProcess, spec: TaskSpec, allocation: Allocation | None
+    ) -> object:
+        """Tell a worker of a spec if need be; the devices that its call is shown."""
+        if spec is not process.known.latest:
+            process.posted.extend(process.known.introduce_downwards(spec))
+        if allocation is None or not allocation.devices:
+            return None
+        return self.loom.ledger.device_ids(allocation)
 
     def resolve(self, record: ObjectRecord) -> None:
         waiters = record.waiters
@@ -485,13 +482,7 @@ class Engine:
         if self._config.ignore_unhandled_errors or self._closing:
             return
         failure = record.outcome
-        self._printer.push(
-            2,
-            lambda: (
-                "Unhandled error (suppress with 'TASKLOOM_IGNORE_UNHANDLED_ERRORS=1'): "
-                f"{failure.revive()}"
-            ),
-        )
+        self._printer.push(2, lambda: verdicts.unseen(failure))
 
     def unschedulable(self, node: Node) -> Failure:
         return verdicts.unschedulable(node, self.loom.ledger.describe_total())
@@ -507,8 +498,3 @@ class Engine:
 
     def task_id(self, key: int) -> str:
         return _ids.task_bytes(self._session_id, key).hex()
-
-
-def _fills(node: Node) -> list[Any]:
-    """The values of the dependencies; a key for the one that the task before will make."""
-    return [dep.key if dep.outcome is None else dep.outcome for dep in node.deps]

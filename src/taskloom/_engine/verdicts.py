@@ -107,3 +107,10 @@ def no_engine(error: BaseException) -> str:
     if error.errno == errno.EMFILE:
         text += "; this process may not have more descriptors (RLIMIT_NOFILE, 'ulimit -n')"
     return text
+
+
+def unseen(failure: Failure) -> str:
+    """What is said of an error that nobody has looked at."""
+    return (
+        f"Unhandled error (suppress with 'TASKLOOM_IGNORE_UNHANDLED_ERRORS=1'): {failure.revive()}"
+    )

@@ -161,6 +161,7 @@ class LocalBackend:
 
     def submit(self, spec: TaskSpec, args: tuple[object, ...], kwargs: dict[str, object]) -> Made:
         task = self._next_task()
+        key = task + 1  # of the first result: one number for its record and its ref
         context = self._contexts.pack() if copy_context() else None
         if (
             spec.is_plain
@@ -171,8 +172,8 @@ class LocalBackend:
             and (data := pack_plain_arguments(args)) is not None
         ):
             # Fast path, see ``PlainCall``.  Plain twin: the rest of this method.
-            call = PlainCall(task + 1, spec, data)
-            ref: ObjectRef[object] = ObjectRef(task + 1, self, call)
+            call = PlainCall(key, spec, data)
+            ref: ObjectRef[object] = ObjectRef(key, self, call)
             self._post_bare(call)
             if self._sites is not None:
                 self._sites.note(call.key, self._engine.loom.graph.objects)
@@ -193,7 +194,7 @@ class LocalBackend:
         # Refs first: what Ctrl-C interrupts here is dropped.
         made: Any
         if count == 1:
-            made = ObjectRef(task + 1, self, outputs[0])
+            made = ObjectRef(outputs[0].key, self, outputs[0])
             if spec.stream is not None:
                 made = open_stream(self, node, made)
         else:
