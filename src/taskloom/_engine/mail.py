@@ -155,7 +155,7 @@ class Mail:
         self._engine.enter(node)
 
     def _on_submit_many(self, worker: WorkerProcess, message: Message) -> None:
-        calls = None if self._groups.joining else calls_from_worker(self._loom, worker, message)
+        calls = None if self._groups.joining else calls_from_worker(worker, message)
         if calls is None:
             for one in submits_of(message):
                 self._on_submit(worker, one)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from taskloom._core.node import NestedCall, Node, ObjectRecord
-from taskloom._core.reactor import Reactor
 from taskloom._core.streams import Stream
 from taskloom._engine.verdicts import lost
 from taskloom._pool.process import WorkerProcess
@@ -37,9 +36,7 @@ def spec_from_worker(worker: WorkerProcess, message: Message) -> TaskSpec:
     )
 
 
-def calls_from_worker(
-    loom: Reactor, worker: WorkerProcess, message: Message
-) -> list[NestedCall] | None:
+def calls_from_worker(worker: WorkerProcess, message: Message) -> list[NestedCall] | None:
     """The calls of a SUBMIT_MANY message; None: each must be a node.
 
     They must where they belong to a group, or end as soon as they come.

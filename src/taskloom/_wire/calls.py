@@ -36,7 +36,7 @@ _ONLY_HOLES: Final[Sequence[tuple[bytes, Holes]]] = tuple(
 )
 """Payload and holes of a call whose arguments are so many refs.
 
-Fast path: most calls that depend on others are such (2.9 -> 0.9 us).  Plain twin: the rest of
+Fast path: most calls that depend on others are such (2.9 -> 1.7 us).  Plain twin: the rest of
 :func:`encode_call`.
 """
 PutArgument = Callable[[object, int | str, Parts, tuple[int, ...]], ObjectRef[Any]]

@@ -45,16 +45,26 @@ def answer_of(seq: int, spec: Spec, value: object, start: float) -> Message:
             data = pack_plain(value)
             if len(data) <= INLINE_BYTES:
                 return (m.DONE, seq, data, None, perf_counter() - start)
-        payload, keys = _pack_return(value, spec)
+        payload, keys = packed(value, f"the return value of {spec.name}()", "value")
         return (m.DONE, seq, payload, keys or None, perf_counter() - start)
-    packed = [
-        _pack_return(item, spec) for item in split_returns(value, spec.num_returns, spec.name)
-    ]
-    payloads, contained = [p for p, _ in packed], [keys for _, keys in packed]
+    what = f"the return value of {spec.name}()"
+    items = split_returns(value, spec.num_returns, spec.name)
+    pairs = [packed(item, what, "value") for item in items]
+    payloads, contained = [p for p, _ in pairs], [keys for _, keys in pairs]
     return (m.DONE, seq, payloads, contained, perf_counter() - start)
 
 
-def _pack_return(value: object, spec: Spec) -> tuple[Payload, tuple[int, ...]]:
+def packed(value: object, what: str, name: str) -> tuple[Payload, tuple[int, ...]]:
+    """What a task gives away, as it travels, and the keys of the refs in it.
+
+    Args:
+        value: anything.
+        what, name: for texts, see ``serialization.explained``.
+
+    Raises:
+        Misbehaved: it cannot be pickled; its cause names the path to the member.
+        ObjectStoreFullError, OutOfDiskError: there is no room for it.
+    """
     try:
         return pack(value, process_store.keep)
     except RayError:
@@ -62,8 +72,7 @@ def _pack_return(value: object, spec: Spec) -> tuple[Payload, tuple[int, ...]]:
     except BaseException as error:
         if type(error) is KeyboardInterrupt:
             raise  # the task was cancelled
-        what = f"the return value of {spec.name}()"
-        raise Misbehaved from explained(error, value, what, "value")
+        raise Misbehaved from explained(error, value, what, name)
 
 
 def failure_of(error: BaseException, spec: Spec) -> Failure:

@@ -18,13 +18,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from taskloom import _current
-from taskloom._store.stored import process_store
 from taskloom._wire import messages as m
 from taskloom._wire.frames import Message
-from taskloom._wire.serialization import Payload, explained, pack
-from taskloom._wire.unreadable import Misbehaved
+from taskloom._wire.serialization import Payload, pack
+from taskloom._worker.answers import packed
 from taskloom._worker.stream_source import fetch
-from taskloom.exceptions import RayError
 from taskloom.generator import END, STOP
 
 if TYPE_CHECKING:
@@ -145,15 +143,7 @@ class Writer:
         return False
 
     def _pack(self, item: object) -> tuple[Payload, tuple[int, ...]]:
-        try:
-            return pack(item, process_store.keep)
-        except RayError:
-            raise  # there is no room for it
-        except BaseException as error:
-            if type(error) is KeyboardInterrupt:
-                raise  # the task was cancelled
-            what = f"item {self._count} of {self._current.spec.name}()"
-            raise Misbehaved from explained(error, item, what, "item")
+        return packed(item, f"item {self._count} of {self._current.spec.name}()", "item")
 
     def _answer(self) -> Message:
         spec, seconds = self._current.spec, perf_counter() - self._start
