@@ -24,9 +24,10 @@ FLOORS: Final[tuple[frozenset[str], ...]] = (
     frozenset(
         {"exceptions", "_task_error", "_exception_parts", "_ids", "_config", "_machine", "_caller"}
         | {"_memory_settings", "_options", "_actor_options", "_current", "_version"}
-        | {"_interruptible", "backends._addresses"}
+        | {"_interruptible", "_bell", "backends._addresses"}
     ),  # 0 words
-    frozenset({"ref", "generator", "_waiting", "_spec", "_memory", "backends.base"}),  # 1 nouns
+    frozenset({"ref", "generator", "_waiting", "_awaiting", "_spec", "_memory"})
+    | {"backends.base"},  # 1 nouns
     frozenset({"_core"}),  # 2 the loom
     frozenset({"_wire", "_store"}),  # 3 bytes
     frozenset({"_worker", "_pool"}),  # 4 processes
@@ -102,6 +103,7 @@ LAZY_HERE: Final[Mapping[tuple[str, str], str]] = {
     ("taskloom.backends.local_start", "taskloom.backends.local"): (
         "the engine is loaded while the first process of the session starts"
     ),
+    ("taskloom.ref", "taskloom._awaiting"): "brings asyncio along; get() does not need it",
     ("taskloom.ref", "taskloom._waiting"): "brings asyncio along; get() does not need it",
 }
 

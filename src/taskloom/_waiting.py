@@ -47,6 +47,8 @@ def running_trio() -> ModuleType | None:
     imported it, nobody can be running in it.
     """
     trio = sys.modules.get("trio")
+    if trio is None:
+        return None
     # getattr: some other thread may be in the middle of importing trio.
     lowlevel = getattr(trio, "lowlevel", None)
     in_trio_task = getattr(lowlevel, "in_trio_task", None)
@@ -139,34 +141,6 @@ def _asyncio_loop() -> asyncio.AbstractEventLoop:
         raise RuntimeError(
             "awaiting an ObjectRef needs a running asyncio or trio event loop"
         ) from None
-
-
-async def wait_until_done(ref: ObjectRef[Any], home: Backend) -> None:
-    """Return when ``ref`` is done; runs in asyncio (any loop) and in trio."""
-    trio = running_trio()
-    if trio is not None:
-        try:
-            await wait_for_some((ref,), home, 1, None)
-        except trio.Cancelled:
-            home.abandon(ref)
-            raise
-        return
-    # The usual case, written out: the backend wakes all waiters of one loop together.
-    loop = _asyncio_loop()
-    future: asyncio.Future[None] = loop.create_future()
-
-    def wake(_key: int) -> None:
-        if not future.done():
-            future.set_result(None)
-
-    stop = home.subscribe((ref,), wake, loop)
-    try:
-        await future
-    except BaseException as error:
-        stop()
-        if isinstance(error, asyncio.CancelledError):
-            home.abandon(ref)
-        raise
 
 
 async def wait_for_some(

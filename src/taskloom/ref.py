@@ -159,15 +159,15 @@ class ObjectRef(Generic[T_co]):
     def __await__(self) -> Generator[Any, None, T_co]:
         home = self._keeper()
         if not home.is_done(self):
-            waiting = _waiting_module or _waiting()
-            yield from waiting.wait_until_done(self, home).__await__()
+            awaiting = _awaiting_module or _awaiting()
+            yield from awaiting.until_done(self, home)
         return home.result(self)  # type: ignore[return-value]  # a cast() is a call, each time
 
     async def ready(self) -> None:
         """Wait until the value or the error is there, without fetching it."""
         home = self._keeper()
         if not home.is_done(self):
-            await _waiting().wait_until_done(self, home)
+            await (_awaiting_module or _awaiting()).UntilDone(self, home)
 
     def future(self) -> concurrent.futures.Future[T_co]:
         """A ``concurrent.futures.Future`` of the value, for threads and ``as_completed``.
@@ -249,3 +249,13 @@ def _waiting() -> Any:
     global _waiting_module
     _waiting_module = import_module("taskloom._waiting")
     return _waiting_module
+
+
+_awaiting_module: Any = None
+
+
+def _awaiting() -> Any:
+    """The module ``_awaiting``, loaded by the first ``await``: it brings asyncio along."""
+    global _awaiting_module
+    _awaiting_module = import_module("taskloom._awaiting")
+    return _awaiting_module

@@ -295,6 +295,14 @@ class Core:
         self.loom.calls.on_submit(calls)
         return calls
 
+    def hand_call_over(self, worker: WorkerRecord, *, function: str = "f") -> PlainCall:
+        """One call of the driver, which the idle worker has already."""
+        spec = self._spec(function, False, 1, 1, (), -1, 0, None, None)
+        call = PlainCall(self._mint.next_task() + 1, spec, b"args")
+        self.refs[call] += 1
+        self.loom.scheduler.on_call_handed_over(call, worker, worker.seq + 1)
+        return call
+
     # -- streams ------------------------------------------------------------------------------
 
     def emit(self, node: Node, index: int, *, contains: Iterable[Node | ObjectRecord] = ()) -> None:

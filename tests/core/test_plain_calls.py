@@ -14,6 +14,7 @@ from taskloom._core import graph as graph_module
 from taskloom._core.node import Node, ObjectRecord, PlainCall, WorkerRecord
 from taskloom._core.placement import RunTimes
 from taskloom._core.states import NodeState
+from taskloom.exceptions import InternalError
 
 S = NodeState
 
@@ -257,6 +258,43 @@ def test_how_often_a_call_was_passed_over_is_counted_on_when_it_becomes_a_node()
     assert node.passed_over == 7
 
 
+def test_a_call_that_was_handed_over_is_alone_with_its_worker_until_it_is_answered() -> None:
+    core = Core(cpus=1, starts_workers=False)
+    worker = core.worker()
+    core.learn(seconds=SHORT_S)
+    call = core.hand_call_over(worker)
+    assert worker.lease is not None
+    others = core.call_many(3)
+    core.loom.schedule()
+    assert list(worker.calls.values()) == [call]
+    core.loom.calls.on_answer(worker, worker.seq, value_of(call), SHORT_S)
+    assert call.outcome == value_of(call)
+    assert call.producer is None
+    core.loom.schedule()
+    assert worker.load == 3
+    core.drop(call, *others)
+    core.finish(*worker.inflight.values())
+    assert core.is_at_rest()
+
+
+def test_a_call_that_was_handed_over_is_a_node_to_who_looks() -> None:
+    core = Core(cpus=1, starts_workers=False)
+    worker = core.worker()
+    call = core.hand_call_over(worker)
+    node = node_of(core, call)
+    assert (node.state, node.seq, node.worker, node.attempt) == (S.ASSIGNED, 1, worker, 1)
+    core.lose(worker, started=1)
+    assert node.state is S.READY
+
+
+def test_no_call_is_handed_over_to_who_is_not_idle() -> None:
+    core = Core(cpus=2, starts_workers=False)
+    worker = core.worker()
+    core.hand_call_over(worker)
+    with pytest.raises(InternalError, match="handed over"):
+        core.hand_call_over(worker)
+
+
 @pytest.mark.parametrize(
     "seconds", [[1e-5] * 30, [0.02] * 3, [1e-5, 0.02, 1e-5], [0.01]], ids=lambda s: str(len(s))
 )
@@ -332,6 +370,11 @@ class Life:
             (record,) = self.core.submit(alive, function=function, retries=-1).outputs
             self.records.append(record)
             return
+        worker = self.loom.scheduler.idle_worker()
+        if worker is not None and self.chance.random() < 0.5:
+            self.records.append(self.core.hand_call_over(worker, function=function))
+            self.queues[worker].append(worker.seq)
+            return
         count = self.chance.choice((1, 1, 2, 10, 40))
         calls = self.core.call_many(count, function=function, retries=-1)
         self.records += calls
@@ -375,6 +418,9 @@ class Life:
             return
         if self.chance.random() < 0.1:  # somebody looks, between the message and this
             self.loom.graph.node_of(self.chance.choice(those)[1])
+        if len(those) == 1 and those[0][0] in worker.calls and self.chance.random() < 0.5:
+            self.loom.calls.on_answer(worker, those[0][0], value_of(those[0][1]), SHORT_S)
+            return
         values = [value_of(call) for _, call in those]
         self.loom.calls.on_done(worker, [seq for seq, _ in those], values, [SHORT_S] * len(those))
 

@@ -177,6 +177,9 @@ class CountingLoop:
     def call_soon_threadsafe(self, function: object, *args: object) -> None:
         self.calls.append((function, args))
 
+    def is_closed(self) -> bool:
+        return False
+
     def turn(self) -> None:
         calls, self.calls = self.calls, []
         for function, args in calls:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
@@ -68,7 +67,7 @@ class Session:
         self.output = Output()
         self.executor = Executor(link, self.output, lambda *now: self.started.append(now))
         executors.append(self.executor)
-        self._bell = link._bell.fileno()
+        self._bell = link._bell
 
     def run(self, messages: list[tuple]) -> list[tuple]:
         """What the worker answers, without the seconds."""
@@ -90,7 +89,7 @@ class Session:
     def close(self) -> None:
         executors.pop()
         self.driver.close()
-        os.close(self._bell)
+        self._bell.close()
         for one in self._others:
             one.close()
 

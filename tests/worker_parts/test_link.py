@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections import deque
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ class Line:
         self.link.drop(key)
 
     def close(self) -> None:
-        os.close(self.link._bell.fileno())
+        self.link._bell.close()
         self._driver.close()
         for one in self._others:
             one.close()

@@ -120,6 +120,17 @@ class Graph:
             for call in calls:
                 parent.submitted[call.key - 1] = call
 
+    def add_call_of(self, worker: WorkerRecord, seq: int, call: PlainCall) -> None:
+        """Enter a call that a worker has already, as number ``seq``, and its output."""
+        self._orders += 1
+        call.order = self._orders
+        call.passed_over = 0
+        call.where = worker
+        worker.graph = self
+        worker.calls[seq] = call
+        self._plain += 1
+        self.objects[call.key] = call
+
     def finish_calls(self, calls: Sequence[PlainCall]) -> list[Node]:
         """Calls have got their values, and no producer; the dependents that are READY now."""
         self._plain -= len(calls)

@@ -45,7 +45,9 @@ class RunTimes:
 
     def _set(self, function: FunctionKey, mean: float) -> None:
         self._mean_s[function] = mean
-        self._windows[function] = calls_at_hand(mean)  # asked for more often than it changes
+        # As ``calls_at_hand``; kept, for it is asked for more often than it changes.
+        window = int(BUDGET_S / (mean + OVERHEAD_S))
+        self._windows[function] = MAX_BATCH if window > MAX_BATCH else window or 1
 
     def note_all(self, function: FunctionKey, seconds: Iterable[float]) -> None:
         """The same for one call after another."""

@@ -129,6 +129,21 @@ class PlainCalls:
         for seq, outcome, span in nodes:
             loom.on_done(worker, seq, (outcome,), (None,), span)
 
+    def on_answer(self, worker: WorkerRecord, seq: int, outcome: bytes, seconds: float) -> None:
+        """The same for one call that has returned on its own."""
+        loom = self._loom
+        call = worker.calls[seq]
+        del worker.calls[seq]
+        call.producer = call.where = call.args = None
+        call.order = 0
+        call.outcome = outcome
+        loom.times.note(call.spec.function.key, seconds)
+        if not worker.calls and not worker.nodes:
+            loom.free(worker)
+        ready = loom.graph.finish_calls((call,))
+        if ready:
+            loom.make_all_ready(ready)
+
     def _note(self, spec: TaskSpec | None, spans: Sequence[float]) -> None:
         if spec is not None:
             self._loom.times.note_all(spec.function.key, spans)

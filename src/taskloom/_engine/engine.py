@@ -24,6 +24,7 @@ from taskloom._engine import verdicts
 from taskloom._engine.actor_desk import ActorDesk
 from taskloom._engine.backlog import Backlog
 from taskloom._engine.diagnosis import Diagnosis
+from taskloom._engine.doorbells import forget_closed
 from taskloom._engine.forced_cancels import ForcedCancels
 from taskloom._engine.groups import Groups
 from taskloom._engine.mail import Mail
@@ -75,6 +76,9 @@ class Engine:
         self._config = config
         self._session_id = session_id
         self._printer = printer
+        self.wakeups = Wakeups()
+        self.sleepers = sleepers = Sleepers(self.wakeups)
+        self.resolve, self.resolve_all = sleepers.resolve, sleepers.resolve_all
         self.loom = Reactor(
             Ledger(session_total(config), config.gpu_ids),
             self,
@@ -100,8 +104,6 @@ class Engine:
         self.actor_died, self.actor_unavailable = desk.died, desk.unavailable
         self.actor_unschedulable, self.self_wait = desk.unschedulable, desk.self_wait
         self.many_calls = desk.many_calls
-        self.wakeups = Wakeups()
-        self.sleepers = Sleepers(self.wakeups)
         self.sites = CreationSites()
         self._dirty: set[WorkerProcess] = set()
         self._loop: AbstractEventLoop | None = None
@@ -113,7 +115,9 @@ class Engine:
         self._closing = False
         self._collector = Backlog()
         self.count_inbox: Callable[[], int] = lambda: 0  # calls that are still on their way here
-        self.short_cut = ShortCut(self.loom, self._pool, self.submit, desk.call)
+        self.short_cut = ShortCut(
+            self.loom, self._pool, self.submit, self.take_calls, desk.call, self._on_handed_over
+        )
         self.recall = self.short_cut.recall
         self._broken: Failure | None = None  # workers cannot be started: why
         self._mail: Mail | None = None
@@ -151,6 +155,7 @@ class Engine:
             self._timers.close()
         self.loom.scopes.fail_all(self._broken)
         self.wakeups.deliver()
+        forget_closed()
         self._collector.note(0)
         self._pool.close()
         self.storage.close()
@@ -177,6 +182,12 @@ class Engine:
 
         Which is which can be seen: a call is its own producer until it is done.
         """
+        if len(records) == 1:  # as the rest: a call on its own
+            if records[0].producer is records[0]:
+                self.take_calls(records)
+            else:
+                self.loom.graph.release_done(records)
+            return
         calls = [record for record in records if record.producer is record]
         if len(calls) < len(records):
             self.loom.graph.release_done([r for r in records if r.producer is not r])
@@ -290,6 +301,13 @@ class Engine:
         worker.posted.append(message)
         self._dirty.add(worker)
 
+    def _on_handed_over(self, worker: WorkerProcess) -> None:
+        """It was sent a call by the call's own caller."""
+        assert self._loop is not None
+        worker.active_at = self._loop.time()
+        if self._memory.idle:
+            self._memory.begin()
+
     def _check_progress(self) -> None:
         self._progress_timer = False
         if self.loom.check_progress():
@@ -304,7 +322,7 @@ class Engine:
         self.recall()
         self.short_cut.used = worker
         self._mail.read(worker, batch)
-        if not worker.record.load and self._config.idle_worker_timeout is not None:
+        if self._config.idle_worker_timeout is not None and not worker.record.load:
             assert self._loop is not None
             worker.idle_since = self._loop.time()
         if self._diagnosis is not None:
@@ -408,24 +426,6 @@ class Engine:
         if allocation is None or not allocation.devices:
             return None
         return self.loom.ledger.device_ids(allocation)
-
-    def resolve(self, record: ObjectRecord) -> None:
-        waiters = record.waiters
-        if waiters is not None:
-            record.waiters = None
-            for waiter in waiters:
-                waiter.on_done(record)
-        if self.sleepers.table:
-            self.sleepers.wake(record)
-        if record.failed and self.wakeups.gatherers:
-            for gatherer in tuple(self.wakeups.gatherers):
-                gatherer.on_failed(record)
-
-    def resolve_all(self, records: Sequence[ObjectRecord]) -> None:
-        sleepers = self.sleepers.table
-        for record in records:
-            if sleepers or record.waiters is not None:
-                self.resolve(record)
 
     def start_workers(self, kind: WorkerKind, count: int) -> None:
         self._pool.start_workers(kind, count)

@@ -105,7 +105,11 @@ class Mail:
         if op == m.DONE:
             _, seq, outcome, contained, seconds = message
             if type(outcome) is bytes:  # one small value: nearly always
-                self._loom.on_done(worker.record, seq, (outcome,), (contained,), seconds)
+                record = worker.record
+                if seq in record.calls and not contained:
+                    self._loom.calls.on_answer(record, seq, outcome, seconds)
+                else:
+                    self._loom.on_done(record, seq, (outcome,), (contained,), seconds)
             else:
                 self._on_done(worker, message)
         elif op == m.DONE_MANY:

@@ -19,10 +19,11 @@ it is cancelled - goes its usual way.  Plain twin: ``LocalBackend.submit`` witho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from taskloom._core.node import Node
+from taskloom._core.graph import node_from
+from taskloom._core.node import Node, PlainCall, WorkerRecord
 from taskloom._core.placement import calls_at_hand
 from taskloom._core.reactor import Reactor
 from taskloom._engine.portal import Portal
@@ -63,7 +64,9 @@ class ShortCut:
         loom: whose workers are offered.
         pool: has their processes.
         submit: takes in a task that was not handed over.
+        take_calls: the same for calls that are no nodes.
         call_actor: the same for the call of an actor, with the actor's key.
+        touch: hears of a worker that was handed a call.
     """
 
     def __init__(
@@ -71,27 +74,32 @@ class ShortCut:
         loom: Reactor,
         pool: Pool,
         submit: Callable[[Node], None],
+        take_calls: Callable[[Sequence[PlainCall]], None],
         call_actor: Callable[[tuple[Node, int]], None],
+        touch: Callable[[WorkerProcess], None],
     ) -> None:
         self._loom = loom
         self._pool = pool
         self._submit = submit
+        self._take_calls = take_calls
         self._call_actor = call_actor
+        self._touch = touch
         self.used: WorkerProcess | None = None  # by the last call that has ended
         self.take_in: Callable[[], None] = lambda: None  # does what stands in the inbox
         self.shown: Offer | None = None  # to callers
         self.handed_over: Node | None = None  # is being entered in the books: its worker has it
         self._open: Offer | None = None  # as far as the engine knows
+        self._latest: WorkerRecord | None = None  # to whom a call was handed over
         self.is_fetched = True  # somebody has asked for a result since a call was handed over
         self.taken = 0  # how often it was used
 
     # -- any thread ---------------------------------------------------------------------------
 
-    def hand_over(self, node: Node, portal: Portal, actor_key: int = 0) -> bool:
+    def hand_over(self, call: Node | PlainCall, portal: Portal, actor_key: int = 0) -> bool:
         """Send a new call to the worker that is offered.
 
         Args:
-            node: the call.
+            call: the call.
             portal: to the engine.
             actor_key: of the actor whose call it is.
 
@@ -105,14 +113,14 @@ class ShortCut:
         offer = self.shown
         if (
             offer is None
-            or offer.spec is not node.spec
+            or offer.spec is not call.spec
             or offer.actor_key != actor_key
-            or (frame := _frame(offer, node)) is None
+            or (frame := _frame(offer, call)) is None
         ):
             return False
-        portal.enter(self.enter, (node, offer))
+        portal.enter(self.enter, (call, offer))
         try:
-            if offer.take(node) is node:  # else the engine finds the call in its inbox
+            if offer.take(call) is call:  # else the engine finds the call in its inbox
                 self.shown = None
                 self.is_fetched = False
                 offer.process.data.send_whole(frame)
@@ -130,9 +138,10 @@ class ShortCut:
         """Make an offer if there is a worker with nothing to do, and nothing to do for it.
 
         Not to a program that has not asked for a result since it took the last one: it makes many
-        calls, and they had better go together than each wake the engine.
+        calls, and they had better go together than each wake the engine.  Nor before that one is
+        answered: mostly its caller waits for it, and the offer would be taken back unseen.
         """
-        if not self.is_fetched:
+        if not self.is_fetched or (self._latest is not None and self._latest.load):
             return
         loom, used = self._loom, self.used
         if used is not None and (actor := used.record.actor) is not None:
@@ -178,21 +187,30 @@ class ShortCut:
         """It is gone, and with it all that it was to be sent: large values among it."""
         if self.used is process:
             self.used = None
+        if self._latest is process.record:
+            self._latest = None
 
-    def enter(self, entry: tuple[Node, Offer]) -> None:
+    def enter(self, entry: tuple[Node | PlainCall, Offer]) -> None:
         """A call that its caller may have handed over, or is about to."""
-        node, offer = entry
-        if offer.take(_RECALLED) is node:
+        call, offer = entry
+        if offer.take(_RECALLED) is call:
             self._open = None
-            self._enter_handed_over(node, offer)
+            self.taken += 1
+            self._latest = offer.process.record
+            if isinstance(call, PlainCall) and self._loom.graph.observer is None:
+                self._loom.scheduler.on_call_handed_over(call, offer.process.record, offer.seq)
+                self._touch(offer.process)
+            else:
+                self._enter_node(node_from(call) if isinstance(call, PlainCall) else call, offer)
+        elif isinstance(call, PlainCall):
+            self._take_calls((call,))
         elif offer.actor_key:
-            self._call_actor((node, offer.actor_key))
+            self._call_actor((call, offer.actor_key))
         else:
-            self._submit(node)
+            self._submit(call)
 
-    def _enter_handed_over(self, node: Node, offer: Offer) -> None:
+    def _enter_node(self, node: Node, offer: Offer) -> None:
         loom, worker = self._loom, offer.process.record
-        self.taken += 1
         self.handed_over = node
         if not offer.actor_key:
             loom.scheduler.on_handed_over(node, worker, offer.seq)
@@ -214,13 +232,15 @@ class ShortCut:
             self._loom.outbox.run(worker, node)
 
 
-def _frame(offer: Offer, node: Node) -> bytes | None:
+def _frame(offer: Offer, call: Node | PlainCall) -> bytes | None:
     """What is sent for a call; None when that is too much, or not all that a worker needs."""
-    if node.deps or node.nested or node.scope is not None or type(node.args) is not bytes:
-        return None
+    key, holes, context = call.key - 1, None, None
+    if not isinstance(call, PlainCall):
+        if call.deps or call.nested or call.scope is not None or type(call.args) is not bytes:
+            return None
+        key, holes, context = call.key, call.holes, call.context
     message = (
-        m.RUN, offer.seq, node.key, 1, offer.spec.number, node.args, node.holes, None,
-        node.context, None,
+        m.RUN, offer.seq, key, 1, offer.spec.number, call.args, holes, None, context, None,
     )  # fmt: skip
     frame: Any = encode([message])[0]
     return frame if len(frame) <= MAX_FRAME_BYTES else None

@@ -7,6 +7,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable, Sequence
 
 from taskloom._core.node import ObjectRecord
+from taskloom._engine.doorbells import Doorbell, doorbell_of
 from taskloom._interruptible import acquire
 
 
@@ -176,8 +177,28 @@ class Sleepers:
         """Who waits for ``record`` now."""
         return self.table.get(record.key, ())
 
+    def resolve(self, record: ObjectRecord) -> None:
+        """The object is done: tell all who wait for it.  In the engine's thread, as all below."""
+        waiters = record.waiters
+        if waiters is not None:
+            record.waiters = None
+            for waiter in waiters:
+                waiter.on_done(record)
+        if self.table:
+            self.wake(record)
+        if record.failed and self._wakeups.gatherers:
+            for gatherer in tuple(self._wakeups.gatherers):
+                gatherer.on_failed(record)
+
+    def resolve_all(self, records: Sequence[ObjectRecord]) -> None:
+        """The same for each of some that are no failures, as a rule."""
+        table = self.table
+        for record in records:
+            if table or record.waiters is not None:
+                self.resolve(record)
+
     def wake(self, record: ObjectRecord) -> None:
-        """The object is done.  In the engine's thread."""
+        """Tell those who have entered themselves."""
         for waiter in self.table.pop(record.key, ()):
             if isinstance(waiter, Waiter):
                 waiter.on_done(record)
@@ -197,29 +218,29 @@ class Subscriber(Waiter):
     ) -> None:
         self.records = list(records)  # not through super(): for each await, it is another call
         self.callback = callback
-        self._loop = loop
+        self._bell = None if loop is None else doorbell_of(loop)
         self._wakeups = wakeups
         self.stopped = False
 
     def on_done(self, record: ObjectRecord) -> None:
         if self.stopped:
             return
-        if self._loop is None:
+        if self._bell is None:
             self.callback(record.key)
         else:
-            self._wakeups.add(self._loop, self, record.key)
+            self._wakeups.add(self._bell, self, record.key)
 
 
 class Wakeups:
     """What foreign loops are to be told at the end of this tick: one call for each loop."""
 
     def __init__(self) -> None:
-        self.loops: dict[AbstractEventLoop, list[tuple[Subscriber, int]]] = {}
+        self.loops: dict[Doorbell, list[tuple[Subscriber, int]]] = {}
         self.threads: list[threading.Lock] = []  # to be released
         self.gatherers: set[Gatherer] = set()  # to be told of failures
 
-    def add(self, loop: AbstractEventLoop, subscriber: Subscriber, key: int) -> None:
-        self.loops.setdefault(loop, []).append((subscriber, key))
+    def add(self, bell: Doorbell, subscriber: Subscriber, key: int) -> None:
+        self.loops.setdefault(bell, []).append((subscriber, key))
 
     def deliver(self) -> None:
         if self.threads:
@@ -229,17 +250,8 @@ class Wakeups:
         if not self.loops:
             return
         pending, self.loops = self.loops, {}
-        for loop, calls in pending.items():
-            try:
-                loop.call_soon_threadsafe(_call_all, calls)
-            except RuntimeError:
-                pass  # the loop that waited is closed: nobody is left to tell
-
-
-def _call_all(calls: list[tuple[Subscriber, int]]) -> None:
-    for subscriber, key in calls:
-        if not subscriber.stopped:
-            subscriber.callback(key)
+        for bell, calls in pending.items():
+            bell.ring(calls)
 
 
 def attach(waiter: Waiter) -> None:

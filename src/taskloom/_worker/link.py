@@ -22,10 +22,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from taskloom._bell import Bell
 from taskloom._wire import messages as m
 from taskloom._wire.frames import FrameReader, Message, encode
 from taskloom._wire.together import gathered
-from taskloom._worker.bell import Bell
 
 GRACE_S: Final = 0.2
 """How long a worker may take to end by itself when the driver has hung up."""

@@ -168,13 +168,13 @@ class LocalBackend:
             and not kwargs
             and context is None
             and not self._open_groups
-            and (self._short_cut.shown is None or self._portal.is_rung)
             and (data := pack_plain_arguments(args)) is not None
         ):
             # Fast path, see ``PlainCall``.  Plain twin: the rest of this method.
             call = PlainCall(key, spec, data)
             ref: ObjectRef[object] = ObjectRef(key, self, call)
-            self._post_bare(call)
+            if self._short_cut.shown is None or not self._short_cut.hand_over(call, self._portal):
+                self._post_bare(call)
             if self._sites is not None:
                 self._sites.note(call.key, self._engine.loom.graph.objects)
             if not task & YIELD_EVERY:
