@@ -135,18 +135,23 @@ class Graph:
         """Calls have got their values, and no producer; the dependents that are READY now."""
         self._plain -= len(calls)
         ready: list[Node] = []
+        if type(calls[0]) is NestedCall or len({*map(type, calls)}) > 1:
+            self._leave_parents(calls)
         for call in calls:
-            if type(call) is NestedCall:
+            if call.dependents is not None:
+                self._tell_dependents(call, ready)
+            if call.holds == 0:
+                self._forget(call)
+        self._resolve_all(calls)
+        return ready
+
+    def _leave_parents(self, calls: Iterable[PlainCall]) -> None:
+        """Calls have ended: nobody need cancel them with their parents."""
+        for call in calls:
+            if isinstance(call, NestedCall):
                 parent, call.parent = call.parent, None
                 if parent is not None and parent.submitted is not None:
                     parent.submitted.pop(call.key - 1, None)
-            if call.dependents:
-                self._tell_dependents(call, ready)
-        self._resolve_all(calls)
-        for call in calls:
-            if call.holds == 0:
-                self._forget(call)
-        return ready
 
     def move(self, node: Node, new: NodeState, why: str) -> None:
         """The only line in the project that changes a node's state."""

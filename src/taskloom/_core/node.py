@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from taskloom._core.states import WAITING, NodeState
 
@@ -226,12 +226,31 @@ class NestedCall(PlainCall):
 
     __slots__ = ("depth", "parent")
 
-    def __init__(
-        self, key: int, spec: TaskSpec, args: bytes, parent: Node | None, depth: int
-    ) -> None:
-        super().__init__(key, spec, args)
-        self.parent = parent
-        self.depth = depth
+    depth: int
+    parent: Node | None
+
+
+_Call = TypeVar("_Call", bound=PlainCall)
+_new: Final[Any] = object.__new__
+
+
+def new_call(kind: type[_Call], key: int, spec: TaskSpec, args: bytes) -> _Call:
+    """A new call; of a nested one the parent and the depth are missing.
+
+    Fast path: a constructor that is written in Python is called through C, and costs as much as
+    what stands in it (``.remote()`` 1.4 -> 1.2 us, with the same for its ref).  Plain twin:
+    ``PlainCall()``.
+    """
+    call: _Call = _new(kind)
+    call.key = key
+    call.holds = 1
+    call.contains = ()
+    call.failed = call.seen = False
+    call.outcome = call.dependents = call.waiters = call.where = None
+    call.spec = spec
+    call.args = args
+    call.producer = call
+    return call
 
 
 class WorkerKind(IntEnum):

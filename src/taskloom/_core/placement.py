@@ -56,8 +56,10 @@ class RunTimes:
             if mean is None:  # the first of its function
                 self.note(function, one)
                 mean = one
+            elif one > mean:  # as ``followed``, which would be a call for each
+                mean = (mean + one) / 2
             else:
-                mean = followed(mean, one)
+                mean += (one - mean) * _WEIGHT
         if mean is not None:
             self._set(function, mean)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taskloom._core.node import NestedCall, Node, ObjectRecord
+from taskloom._core.node import NestedCall, Node, ObjectRecord, new_call
 from taskloom._core.streams import Stream
 from taskloom._engine.verdicts import lost
 from taskloom._pool.process import WorkerProcess
@@ -51,10 +51,12 @@ def calls_from_worker(worker: WorkerProcess, message: Message) -> list[NestedCal
         if parent.scope is not None or parent.cancel_asked or parent.overdue:
             return None
         depth = parent.depth + 1
-    return [
-        NestedCall(key + 1, spec, payload, parent, depth)
-        for key, payload in zip(keys, payloads, strict=True)
-    ]
+    calls = []
+    for key, payload in zip(keys, payloads, strict=True):
+        call = new_call(NestedCall, key + 1, spec, payload)
+        call.parent, call.depth = parent, depth
+        calls.append(call)
+    return calls
 
 
 def node_from_worker(

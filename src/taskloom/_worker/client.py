@@ -23,7 +23,7 @@ from taskloom._worker.stream_source import WorkerSource
 from taskloom.backends.base import FORCE_ON_ACTOR, ExecutionContext, FoundActor, Made
 from taskloom.exceptions import ActorHandleNotFoundError, GetTimeoutError
 from taskloom.generator import ObjectRefGenerator
-from taskloom.ref import ObjectRef
+from taskloom.ref import ObjectRef, new_ref
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -122,7 +122,7 @@ class WorkerBackend:
             link.shielded = True
         try:
             task = self._mint.next_task()
-            ref: ObjectRef[object] = ObjectRef(task + 1, self, link.borrow_new(task + 1))
+            ref: ObjectRef[object] = new_ref(task + 1, self, link.borrow_new(task + 1))
             with self._submit_lock:
                 if spec is not self._known.latest:
                     for message in self._known.introduce_upwards(spec):

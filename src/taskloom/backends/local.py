@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from taskloom import _current, _ids
 from taskloom._config import Config
-from taskloom._core.node import Node, ObjectRecord, PlainCall
+from taskloom._core.node import ObjectRecord, PlainCall
 from taskloom._engine.backlog import LOOK_EVERY, YIELD_EVERY
 from taskloom._engine.engine import Engine
 from taskloom._engine.engine_thread import EngineThread
@@ -24,7 +24,7 @@ from taskloom._engine.verdicts import no_engine
 from taskloom._engine.waiters import Subscriber
 from taskloom._spec import TaskSpec
 from taskloom._store.stored import Block, Parts
-from taskloom._wire.calls import encode_call, pack_plain_arguments
+from taskloom._wire.calls import pack_plain_arguments
 from taskloom._wire.context_vars import ContextPacker
 from taskloom._wire.custom_serializers import serializers
 from taskloom._wire.serialization import (
@@ -38,9 +38,9 @@ from taskloom._wire.serialization import (
     unpack_all,
 )
 from taskloom.backends import local_actors as actor_calls
+from taskloom.backends import local_calls as calls
 from taskloom.backends.base import FORCE_ON_ACTOR, ExecutionContext, FoundActor, Made
 from taskloom.backends.local_group import LocalGroup
-from taskloom.backends.local_streams import open_stream
 from taskloom.backends.local_waits import Waits
 from taskloom.exceptions import (
     ActorHandleNotFoundError,
@@ -171,8 +171,8 @@ class LocalBackend:
             and (data := pack_plain_arguments(args)) is not None
         ):
             # Fast path, see ``PlainCall``.  Plain twin: the rest of this method.
-            call = PlainCall(key, spec, data)
-            ref: ObjectRef[object] = ObjectRef(key, self, call)
+            ref = calls.plain_call(self, key, spec, data)
+            call: PlainCall = ref._record
             if self._short_cut.shown is None or not self._short_cut.hand_over(call, self._portal):
                 self._post_bare(call)
             if self._sites is not None:
@@ -182,31 +182,7 @@ class LocalBackend:
                 if not task & LOOK_EVERY:
                     self._engine.note_backlog()
             return ref
-        payload, holes, refs, nested = encode_call(args, kwargs, spec.name, self._arguments.put)
-        count = spec.num_returns
-        outputs = tuple([ObjectRecord(task + 1 + index) for index in range(count)])
-        deps = tuple([self._check(ref)._record for ref in refs]) if refs else ()
-        node = Node(task, spec, payload, holes, deps, outputs)
-        node.nested = nested  # type: ignore[assignment]  # keys; the engine looks them up
-        node.context = context
-        if self._open_groups and (group := _current.open_group(self)) is not None:
-            node.scope = cast("LocalGroup", group).scope
-        # Refs first: what Ctrl-C interrupts here is dropped.
-        made: Any
-        if count == 1:
-            made = ObjectRef(outputs[0].key, self, outputs[0])
-            if spec.stream is not None:
-                made = open_stream(self, node, made)
-        else:
-            made = [ObjectRef(output.key, self, output) for output in outputs]
-        if self._short_cut.shown is None or not self._short_cut.hand_over(node, self._portal):
-            self._post(self._submit, node)
-        if self._sites is not None:
-            for output in outputs:
-                self._sites.note(output.key, self._engine.loom.graph.objects)
-        if not task & LOOK_EVERY:
-            self._engine.note_backlog()
-        return made or None
+        return calls.submit_node(self, task, context, spec, args, kwargs)
 
     def put(self, value: object) -> ObjectRef[object]:
         try:
@@ -265,21 +241,22 @@ class LocalBackend:
         self._short_cut.is_fetched = True
         if len(refs) == 1:
             return [self._get_one(refs[0], timeout_s)]
+        closed = self._portal.closed is not None
         for ref in refs:
-            if ref._home is not self or self._portal.closed is not None:
+            if ref._home is not self or closed:
                 self._check(ref)
         records = [ref._record for ref in refs]
         pending = [record for record in records if record.outcome is None]
-        if pending and timeout_s != 0 and not any(record.failed for record in records):
+        if pending and timeout_s != 0 and True not in [record.failed for record in records]:
             if len(pending) > 1:
                 pending = list(dict.fromkeys(pending))
             self._waits.for_all(pending, timeout_s)
         if self._printer.backlog or self._printer.writing:
             self._printer.flush()
-        for record in records:
-            if record.failed:
-                record.seen = True
-                raise record.outcome.revive()
+        if True in [record.failed for record in records]:
+            record = next(record for record in records if record.failed)
+            record.seen = True
+            raise record.outcome.revive()
         outcomes = [record.outcome for record in records]
         if missing := outcomes.count(None):
             raise GetTimeoutError(
