@@ -93,10 +93,13 @@ class Judge:
         assert node.state not in TERMINAL, f"{node!r} had ended"
         coroutine = node.spec.function.is_coroutine
         assert coroutine == (worker.kind is WorkerKind.LOOP)
-        window = self._loom.times.window(node.spec.function.key)
-        assert window <= MAX_BATCH
-        most = LOOP_CAPACITY if coroutine else window
-        assert len(worker.inflight) <= most, f"{worker!r} has too much"
+        share_of = self._loom.times.share
+        shares = [share_of(other.spec.function.key) for other in worker.inflight.values()]
+        assert min(shares) >= 1 / MAX_BATCH
+        if coroutine:
+            assert len(shares) <= LOOP_CAPACITY, f"{worker!r} has too much"
+        elif len(shares) > 1:
+            assert sum(shares) < 1.001, f"{worker!r} has too much"
         assert not any(dep.failed for dep in node.deps), f"{node!r}: a dependency has failed"
         missing = [dep for dep in node.deps if dep.outcome is None]
         if missing:  # it follows what it waits for

@@ -274,7 +274,7 @@ def retries_what_was_cancelled(patch: pytest.MonkeyPatch) -> None:
 
 
 def hands_a_worker_more_than_it_may_have(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Scheduler, "_window", lambda self, node: 1000)
+    patch.setattr(Scheduler, "_room", lambda self, worker, node: 1000)
 
 
 BROKEN = [

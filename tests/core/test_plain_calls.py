@@ -309,7 +309,7 @@ def test_run_times_that_come_together_count_as_one_after_the_other(
     for value in before:
         all_at_once.note(key, value)
     all_at_once.note_all(key, seconds)
-    assert one.window(key) == all_at_once.window(key)
+    assert one.share(key) == all_at_once.share(key)
     assert one._mean_s == all_at_once._mean_s
 
 

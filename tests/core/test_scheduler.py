@@ -137,20 +137,48 @@ def test_a_batch_is_as_much_work_as_the_budget_says() -> None:
     assert len(core.with_worker(worker)) in {9, 10}  # it is a quotient of floats
 
 
-def test_what_is_not_so_short_narrows_a_worker_until_it_is_answered() -> None:
+def test_calls_of_several_functions_are_at_hand_as_the_work_that_they_are() -> None:
     core, (worker,) = office(workers=1)
     core.learn("short", SHORT_S)
     core.learn("longer", BUDGET_S / 3 - 2 * OVERHEAD_S)
-    longer = [core.submit(function="longer") for _ in range(2)]
-    short = [core.submit(function="short") for _ in range(10)]
+    short = [core.submit(function="short") for _ in range(5)]
+    longer = [core.submit(function="longer") for _ in range(4)]
     core.schedule()
-    assert core.with_worker(worker) == [*longer, short[0]], "three may be there"
-    core.finish(longer[0])
+    assert core.with_worker(worker) == [*short, *longer[:2]], "a third one would be too much"
+    more = [core.submit(function="short") for _ in range(5)]
+    core.finish(*short, seconds=SHORT_S)
     core.schedule()
-    assert core.with_worker(worker) == [longer[1], *short[:2]]
-    core.finish(longer[1])
+    assert core.with_worker(worker) == [*longer[:3]], "others come first"
+    core.finish(longer[0], seconds=SHORT_S)  # a mean falls slowly
+    core.schedule()
+    assert core.with_worker(worker) == [*longer[1:], *more]
+
+
+def test_nothing_goes_behind_a_call_of_which_more_than_one_is_too_much() -> None:
+    core, (worker,) = office(workers=1)
+    core.learn("short", SHORT_S)
+    core.learn("long", LONG_S)
+    (long,) = [core.submit(function="long")]
+    short = [core.submit(function="short") for _ in range(3)]
+    core.schedule()
+    assert core.with_worker(worker) == [long]
+    core.finish(long)
     core.schedule()
     assert core.with_worker(worker) == short
+
+
+def test_what_turns_out_to_be_long_counts_as_that_at_once() -> None:
+    core, (worker,) = office(workers=1)
+    core.learn(seconds=SHORT_S)
+    first = [core.submit() for _ in range(4)]
+    core.schedule()
+    core.finish(first[0], seconds=BUDGET_S)
+    more = [core.submit() for _ in range(4)]
+    core.schedule()
+    assert core.with_worker(worker) == first[1:]
+    core.finish(*first[1:], seconds=SHORT_S)
+    core.schedule()
+    assert core.with_worker(worker)[0] is more[0]
 
 
 def test_few_short_calls_are_shared_out_evenly() -> None:

@@ -169,6 +169,8 @@ def _check_workers(loom: Reactor) -> None:
         if worker.kind is WorkerKind.PROCESS:
             if (worker.lease is not None) != bool(worker.inflight):
                 raise _wrong(f"{worker!r}: lease {worker.lease}")
+            if worker.at_hand != Counter(n.spec.function.key for n in worker.inflight.values()):
+                raise _wrong(f"{worker!r}: has {worker.at_hand} at hand")
             if worker.lease is not None and worker.lease.cpus_lent != worker.blocked:
                 raise _wrong(
                     f"{worker!r}: blocked={worker.blocked}, cpus lent={worker.lease.cpus_lent}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from taskloom._core.resources import Allocation
     from taskloom._core.scopes import Scope
     from taskloom._core.streams import Stream
-    from taskloom._spec import TaskSpec
+    from taskloom._spec import FunctionKey, TaskSpec
 
 # Where a value goes in the arguments (position or keyword), and which dependency it is.
 Holes = tuple[tuple[int | str, int], ...]
@@ -270,13 +270,15 @@ class WorkerRecord:
     """What the loom knows of one worker.
 
     A PROCESS worker holds one ``lease``: the resources of the one task it runs, for as long as
-    it has tasks of that shape.  Invariant: ``lease`` is set exactly when ``load`` is not 0,
-    and its CPUs are released while ``pending_requests > 0`` (it is blocked).
+    it has tasks of that shape.  Invariants: ``lease`` is set exactly when ``load`` is not 0,
+    and its CPUs are released while ``pending_requests > 0`` (it is blocked); ``at_hand`` counts
+    what is in ``nodes`` and ``calls``.
     """
 
     __slots__ = (
         "actor",
         "asked_back",
+        "at_hand",
         "borrowed",
         "calls",
         "deaf",
@@ -284,15 +286,14 @@ class WorkerRecord:
         "kind",
         "last_progress",
         "lease",
-        "narrowest",
         "nodes",
         "number",
         "pending_requests",
         "ready",
         "seq",
+        "shut_behind",
         "silent",
         "stalled",
-        "window",
     )
 
     def __init__(self, number: int, kind: WorkerKind) -> None:
@@ -308,8 +309,8 @@ class WorkerRecord:
         self.stalled = 0  # blocking calls that keep the event loop of a LOOP worker from turning
         self.deaf = False  # a coroutine in it does not end although it was told to
         self.silent = False  # and it has not answered since that was noticed
-        self.window = 0  # how many it may have in flight, given what it has already
-        self.narrowest = 0  # the last of what it has that allows no more than that, by ``seq``
+        self.at_hand: dict[FunctionKey, int] = {}  # how many calls of each function it has
+        self.shut_behind = 0  # it gets nothing until what it has up to this ``seq`` is answered
         self.asked_back = 0  # the lowest outstanding seq when it was asked to give back
         self.last_progress = 0  # the lowest outstanding seq when the engine last looked
         self.borrowed: dict[int, ObjectRecord] = {}
@@ -351,16 +352,17 @@ class WorkerRecord:
             if call is not None:  # else it has its node: see ``Graph.unfold_on``
                 self.graph.unfold_on(self, seq, call)
 
-    def narrow(self, window: int) -> None:
-        """What it was handed last goes with no more than ``window`` in flight."""
-        if window <= self.window:
-            self.window = window
-            self.narrowest = self.seq
+    def got(self, function: FunctionKey, count: int = 1) -> None:
+        """A PROCESS worker was handed calls of a function."""
+        self.at_hand[function] = self.at_hand.get(function, 0) + count
 
-    def widen(self, window: int) -> None:
-        """It may have more again if all is answered that allowed no more."""
-        if self.narrowest < self.oldest_seq:
-            self.window = window
+    def lost(self, function: FunctionKey, count: int = 1) -> None:
+        """It has answered them, or gives them back."""
+        left = self.at_hand[function] - count
+        if left:
+            self.at_hand[function] = left
+        else:
+            del self.at_hand[function]
 
     @property
     def blocked(self) -> bool:

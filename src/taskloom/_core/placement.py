@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from taskloom._core.node import Node
+from taskloom._core.node import Node, WorkerRecord
 from taskloom._spec import FunctionKey
 
 BUDGET_S: Final = 0.002_5
@@ -26,6 +26,8 @@ MAX_BATCH: Final = 256
 LOOP_CAPACITY: Final = 1000
 """Coroutines that one LOOP worker runs at once (as an async actor of Ray)."""
 _WEIGHT: Final = 0.2
+_ROUNDING: Final = 1e-6
+_LEAST: Final = 1 / MAX_BATCH
 _KNOWN_FUNCTIONS: Final = 10_000
 
 
@@ -34,20 +36,20 @@ class RunTimes:
 
     def __init__(self) -> None:
         self._mean_s: dict[FunctionKey, float] = {}
-        self._windows: dict[FunctionKey, int] = {}
+        self._shares: dict[FunctionKey, float] = {}
 
     def note(self, function: FunctionKey, seconds: float) -> None:
         mean = self._mean_s.get(function)
         if mean is None and len(self._mean_s) >= _KNOWN_FUNCTIONS:
             self._mean_s.clear()  # a program that makes functions without end: start anew
-            self._windows.clear()
+            self._shares.clear()
         self._set(function, followed(mean, seconds))
 
     def _set(self, function: FunctionKey, mean: float) -> None:
         self._mean_s[function] = mean
-        # As ``calls_at_hand``; kept, for it is asked for more often than it changes.
-        window = int(BUDGET_S / (mean + OVERHEAD_S))
-        self._windows[function] = MAX_BATCH if window > MAX_BATCH else window or 1
+        # As ``share_of``, without calls; kept, for it is asked for more often than it changes.
+        share = (mean + OVERHEAD_S) / BUDGET_S
+        self._shares[function] = _LEAST if share < _LEAST else 1.0 if share > 1 else share
 
     def note_all(self, function: FunctionKey, seconds: Iterable[float]) -> None:
         """The same for one call after another."""
@@ -63,9 +65,25 @@ class RunTimes:
         if mean is not None:
             self._set(function, mean)
 
-    def window(self, function: FunctionKey) -> int:
-        """How many calls of a function one worker may have in flight."""
-        return self._windows.get(function, 1)
+    def share(self, function: FunctionKey) -> float:
+        """How much of what one worker may have at hand a call of a function is."""
+        return self._shares.get(function, 1.0)
+
+    def room(self, worker: WorkerRecord, share: float) -> int:
+        """How many more calls of ``share`` each a PROCESS worker may have.
+
+        What it has counts as the work that it is by what is known now: a millisecond and twenty
+        calls of 5 us leave room for another millisecond.
+        """
+        at_hand = worker.at_hand
+        if not at_hand:
+            return int(1 / share + _ROUNDING)
+        if worker.oldest_seq <= worker.shut_behind:
+            return 0
+        shares, free = self._shares, 1.0
+        for function, count in at_hand.items():
+            free -= count * shares.get(function, 1.0)
+        return int(free / share + _ROUNDING) if free > 0 else 0
 
 
 def followed(mean: float | None, seconds: float) -> float:
@@ -77,11 +95,14 @@ def followed(mean: float | None, seconds: float) -> float:
     return mean + (seconds - mean) * _WEIGHT
 
 
+def share_of(mean: float | None) -> float:
+    """How much of what one worker may have at hand a call of that run time is, None: not known."""
+    return 1.0 if mean is None else min(max((mean + OVERHEAD_S) / BUDGET_S, _LEAST), 1.0)
+
+
 def calls_at_hand(mean: float | None) -> int:
-    """How many calls of that run time, None if it is not known, one worker may have in flight."""
-    if mean is None:
-        return 1
-    return min(max(int(BUDGET_S / (mean + OVERHEAD_S)), 1), MAX_BATCH)
+    """How many calls of that run time one worker may have in flight."""
+    return int(1 / share_of(mean) + _ROUNDING)
 
 
 def is_heavy(node: Node) -> bool:

@@ -52,9 +52,8 @@ class PlainCalls:
 
         Returns: how many went; 0: the worker has enough, or the first is a node by now.
         """
-        allowed = self._loom.times.window(spec.function.key)
-        window = min(worker.window, allowed)
-        most = min(most, window - worker.load)
+        times, function = self._loom.times, spec.function.key
+        most = min(most, times.room(worker, times.share(function)))
         if most <= 0:
             return 0
         first = seq = worker.seq + 1
@@ -79,7 +78,7 @@ class PlainCalls:
             payloads.append(args)
         worker.seq = seq - 1
         if handed:
-            worker.narrow(allowed)
+            worker.got(function, len(handed))
             self._loom.outbox.run_calls(worker, first, handed, payloads)
         return len(handed)
 
@@ -115,10 +114,10 @@ class PlainCalls:
             call.outcome = outcome
             done.append(call)
             if call.spec is not spec:
-                self._note(spec, spans)
+                self._note(worker, spec, spans)
                 spec, spans = call.spec, []
             spans.append(span)
-        self._note(spec, spans)
+        self._note(worker, spec, spans)
         if done:
             # Release before resolving: who is woken may submit at once and should find room.
             if not worker.load:
@@ -137,13 +136,17 @@ class PlainCalls:
         call.producer = call.where = call.args = None
         call.order = 0
         call.outcome = outcome
-        loom.times.note(call.spec.function.key, seconds)
+        function = call.spec.function.key
+        worker.lost(function)
+        loom.times.note(function, seconds)
         if not worker.calls and not worker.nodes:
             loom.free(worker)
         ready = loom.graph.finish_calls((call,))
         if ready:
             loom.make_all_ready(ready)
 
-    def _note(self, spec: TaskSpec | None, spans: Sequence[float]) -> None:
+    def _note(self, worker: WorkerRecord, spec: TaskSpec | None, spans: Sequence[float]) -> None:
         if spec is not None:
-            self._loom.times.note_all(spec.function.key, spans)
+            function = spec.function.key
+            worker.lost(function, len(spans))
+            self._loom.times.note_all(function, spans)

@@ -233,7 +233,10 @@ class Reactor:
         del worker.nodes[seq]
         actor = node.actor
         if actor is None:
-            self.times.note(node.spec.function.key, seconds)
+            function = node.spec.function.key
+            self.times.note(function, seconds)
+            if worker.kind is PROCESS:
+                worker.lost(function)
         else:
             actor.last_s = seconds
         # Release before resolving: who is woken may submit at once and should find room.
@@ -264,6 +267,8 @@ class Reactor:
             self.late_messages += 1
             return
         del worker.nodes[seq]
+        if worker.kind is PROCESS:
+            worker.lost(node.spec.function.key)
         if error is not None:
             self.times.note(node.spec.function.key, seconds)
         if self._is_watched(node):
@@ -297,9 +302,8 @@ class Reactor:
         if worker.deaf:
             worker.silent = False
             self.deadlines.check_deaf(worker)
-        if worker.load:
-            worker.window = 1  # something holds it up: nothing queues behind that again
-            worker.narrowest = worker.oldest_seq
+        if worker.load:  # something holds it up: nothing queues behind that again
+            worker.shut_behind = worker.oldest_seq
 
     def on_worker_lost(
         self,
@@ -418,9 +422,12 @@ class Reactor:
         for seq in seqs:
             if (call := worker.calls.pop(seq, None)) is not None:
                 call.where = self.graph
+                worker.lost(call.spec.function.key)
                 back.append(call)
                 continue
             node = worker.nodes.pop(seq)
+            if worker.kind is PROCESS:
+                worker.lost(node.spec.function.key)
             self.left_worker(node)
             self.release_allocation(node)
             if node.state is NodeState.ASSIGNED:

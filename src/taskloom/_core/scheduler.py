@@ -130,10 +130,9 @@ class Scheduler:
     def _place_idle(self, lease: Allocation, node: Node) -> None:
         """Hand a node to the idle worker that was used last."""
         worker = self._idle.pop()
-        self._begin_lease(worker, lease, self._window(node))
+        self._begin_lease(worker, lease)
         self._assign(worker, node, "placed")
-        if worker.window > 1:
-            self._hand_followers(worker, node)
+        self._hand_followers(worker, node)
 
     def idle_worker(self) -> WorkerRecord | None:
         """The idle worker that was used last, if there is one and nothing waits for it."""
@@ -161,19 +160,18 @@ class Scheduler:
         """
         self._lease_for(call, worker, seq)
         worker.seq = seq
+        worker.got(call.spec.function.key)
         self._loom.graph.add_call_of(worker, seq, call)
 
     def _lease_for(self, call: Node | PlainCall, worker: WorkerRecord, seq: int) -> None:
         if worker not in self._idle or worker.seq + 1 != seq:
             raise InternalError(f"{call!r} was handed over as {seq} to {worker!r}")
         self._idle.remove(worker)
-        # Its caller may not have sent it yet: nothing may be sent before it.
-        self._begin_lease(worker, self._loom.ledger.acquire(call.spec.request), 1)
+        worker.shut_behind = seq  # its caller may not have sent it yet: nothing may go before it
+        self._begin_lease(worker, self._loom.ledger.acquire(call.spec.request))
 
-    def _begin_lease(self, worker: WorkerRecord, lease: Allocation, window: int) -> None:
+    def _begin_lease(self, worker: WorkerRecord, lease: Allocation) -> None:
         worker.lease = lease
-        worker.window = window
-        worker.narrowest = worker.seq + 1
         leased = self._leased.get(lease.request)
         if leased is None:
             leased = self._leased[lease.request] = {}
@@ -222,12 +220,11 @@ class Scheduler:
         leased = self._leased.get(request)
         if not leased:
             return
-        for worker in leased.values():
-            worker.widen(MAX_BATCH)
+        room = self._loom.times.room
         open_workers = [
             worker
             for worker in leased.values()
-            if worker.window > worker.load and not worker.pending_requests
+            if not worker.pending_requests and room(worker, 1 / MAX_BATCH) > 0
         ]
         for position, worker in enumerate(open_workers):
             # An even share for each, so that nobody sits idle while another one has a queue.
@@ -235,7 +232,7 @@ class Scheduler:
             self._top_up(worker, bucket, share)
 
     def _top_up(self, worker: WorkerRecord, bucket: Bucket, share: int) -> None:
-        function, usual = None, 1
+        function, room = None, 0
         nodes = bucket.nodes
         while share > 0 and nodes:
             first = nodes[0]
@@ -245,30 +242,31 @@ class Scheduler:
                     return
                 self._started += handed
                 share -= handed
+                function = None
                 continue
             node = bucket.head()
             if node is None:
                 return
             if node.deps or type(node.args) is not bytes:
-                window = self._window(node)
-            else:  # calls of one function mostly stand together
-                if node.spec.function is not function:
-                    function = node.spec.function
-                    usual = self._window(node)
-                window = usual
-            if min(worker.window, window) <= worker.load:
+                function, room = None, self._room(worker, node)
+            elif node.spec.function is not function:  # calls of one mostly stand together
+                function, room = node.spec.function, self._room(worker, node)
+            if room <= 0:
                 return
             nodes.popleft()
             self._assign(worker, node, "placed")
-            worker.narrow(window)
+            room -= 1
             if node.outputs and node.outputs[0].dependents is not None:
+                function = None
                 self._hand_followers(worker, node)
             share -= 1
 
-    def _window(self, node: Node) -> int:
+    def _room(self, worker: WorkerRecord, node: Node) -> int:
+        """How many like this node a worker may have besides what it has; large ones go alone."""
+        times = self._loom.times
         if (node.deps or type(node.args) is not bytes) and is_heavy(node):
-            return 1
-        return self._loom.times.window(node.spec.function.key)
+            return times.room(worker, 1.0)
+        return times.room(worker, times.share(node.spec.function.key))
 
     def _place_coroutines(self, bucket: Bucket) -> None:
         ledger, request = self._loom.ledger, bucket.request
@@ -291,7 +289,7 @@ class Scheduler:
 
     def _hand_followers(self, worker: WorkerRecord, node: Node) -> None:
         """A short task's only dependent goes with it: a chain costs no round trip per link."""
-        while worker.load < worker.window and len(node.outputs) == 1:
+        while len(node.outputs) == 1:
             dependents = node.outputs[0].dependents
             if dependents is None or len(dependents) != 1:
                 return
@@ -302,7 +300,7 @@ class Scheduler:
                 or spec.request != node.spec.request
                 or spec.priority != node.spec.priority
                 or spec.function.is_coroutine
-                or self._window(follower) <= worker.load
+                or self._room(worker, follower) <= 0
             ):
                 return
             self._assign(worker, follower, "follows what it waits for")
@@ -318,6 +316,10 @@ class Scheduler:
         node.worker = worker
         node.attempt += 1
         worker.inflight[node.seq] = node  # what it has as calls gets nodes: they were before this
+        if worker.kind is WorkerKind.PROCESS:
+            worker.got(node.spec.function.key)
+            if (node.deps or type(node.args) is not bytes) and is_heavy(node):
+                worker.shut_behind = node.seq
         self._loom.graph.move(node, ASSIGNED, why)
         if node.spec.pace is not None:
             self._loom.deadlines.on_handed_out(node)

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from taskloom._core.graph import node_from
 from taskloom._core.node import Node, PlainCall, WorkerRecord
-from taskloom._core.placement import calls_at_hand
+from taskloom._core.placement import share_of
 from taskloom._core.reactor import Reactor
 from taskloom._engine.portal import Portal
 from taskloom._pool.pool import Pool
@@ -36,6 +36,9 @@ from taskloom._wire.frames import encode
 MAX_FRAME_BYTES: Final = 4096
 """So little goes into a socket whole or not at all."""
 
+
+MAY_BE_OFFERED: Final = 0.5
+"""Of the work that a worker may have at hand; a call that is longer gains nothing."""
 
 _RECALLED: Final = object()
 
@@ -146,17 +149,17 @@ class ShortCut:
         loom, used = self._loom, self.used
         if used is not None and (actor := used.record.actor) is not None:
             if loom.actors.is_at_rest(actor):
-                self._offer(used, actor.key, calls_at_hand(actor.mean_s))
+                self._offer(used, actor.key, share_of(actor.mean_s))
         elif (worker := loom.scheduler.idle_worker()) is not None:
             process = self._pool.by_number[worker.number]
             if (spec := process.known.latest) is not None:
-                self._offer(process, 0, loom.times.window(spec.function.key))
+                self._offer(process, 0, loom.times.share(spec.function.key))
 
-    def _offer(self, process: WorkerProcess, actor_key: int, window: int) -> None:
+    def _offer(self, process: WorkerProcess, actor_key: int, share: float) -> None:
         spec = process.known.latest
         if (
             spec is not None
-            and window > 1  # a call that is long gains nothing
+            and share <= MAY_BE_OFFERED
             and spec.pace is None
             and spec.stream is None
             and spec.num_returns == 1
