@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from taskloom._core.node import Node, PlainCall, WorkerKind, WorkerRecord
+from taskloom._core.node import PROCESS, Node, PlainCall, WorkerKind, WorkerRecord
 from taskloom._core.placement import LOOP_CAPACITY, MAX_BATCH, is_heavy
 from taskloom._core.ready_queue import Bucket
 from taskloom._core.resources import Allocation, Request
@@ -132,7 +132,10 @@ class Scheduler:
         worker = self._idle.pop()
         self._begin_lease(worker, lease)
         self._assign(worker, node, "placed")
-        self._hand_followers(worker, node)
+        if (node.deps or type(node.args) is not bytes) and is_heavy(node):
+            worker.shut_behind = node.seq
+        elif node.outputs and node.outputs[0].dependents is not None:
+            self._hand_followers(worker, node)
 
     def idle_worker(self) -> WorkerRecord | None:
         """The idle worker that was used last, if there is one and nothing waits for it."""
@@ -289,6 +292,7 @@ class Scheduler:
 
     def _hand_followers(self, worker: WorkerRecord, node: Node) -> None:
         """A short task's only dependent goes with it: a chain costs no round trip per link."""
+        function, room = None, 0
         while len(node.outputs) == 1:
             dependents = node.outputs[0].dependents
             if dependents is None or len(dependents) != 1:
@@ -300,9 +304,14 @@ class Scheduler:
                 or spec.request != node.spec.request
                 or spec.priority != node.spec.priority
                 or spec.function.is_coroutine
-                or self._room(worker, follower) <= 0
+                or is_heavy(follower)
             ):
                 return
+            if spec.function is not function:  # the links of a chain mostly are of one
+                function, room = spec.function, self._room(worker, follower)
+            if room <= 0:
+                return
+            room -= 1
             self._assign(worker, follower, "follows what it waits for")
             node = follower
 
@@ -316,10 +325,8 @@ class Scheduler:
         node.worker = worker
         node.attempt += 1
         worker.inflight[node.seq] = node  # what it has as calls gets nodes: they were before this
-        if worker.kind is WorkerKind.PROCESS:
+        if worker.kind is PROCESS:
             worker.got(node.spec.function.key)
-            if (node.deps or type(node.args) is not bytes) and is_heavy(node):
-                worker.shut_behind = node.seq
         self._loom.graph.move(node, ASSIGNED, why)
         if node.spec.pace is not None:
             self._loom.deadlines.on_handed_out(node)
