@@ -16,8 +16,9 @@ BUDGET_S: Final = 0.002_5
 """Work to have in flight for one worker.
 
 So much that tasks of a millisecond come two at a time: with 1 ms each cost a round trip, and tasks
-of 0, 1 and 50 ms took 1.12 to 1.15 of the ideal schedule, where it is 1.08 to 1.10 now.  And half
-of the 5 ms that a task may wait behind another one.
+of 0, 1 and 50 ms took 1.12 to 1.15 of the ideal schedule, where it was 1.08 to 1.10 with this (and
+1.07 since short ones are counted as the work that they are).  And half of the 5 ms that a task may
+wait behind another one.
 """
 OVERHEAD_S: Final = 0.000_002
 """What a task costs a worker besides what it measures (1.5 to 3 us)."""
