@@ -2,8 +2,8 @@
 
 Fast path: a task of asyncio takes anything for a Future that behaves like one.  With one that knows
 what it waits for, the task goes on as soon as the loop hears of the object; a Future would
-have the loop call once more (an ``await`` took 69 us in all, and 60 with this, with the shorter
-way of its call and with a doorbell; a ``get`` 55).
+have the loop call once more.  With this, and with doorbells, an ``await`` takes as long as a
+``get`` (1.00 of its time, where it was 1.11 in the same minutes).
 Plain twin: ``asyncio.Future``, and :mod:`taskloom._waiting` for all other waits.
 """
 

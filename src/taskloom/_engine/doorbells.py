@@ -1,8 +1,8 @@
 """How event loops of the program are told that something is done: each has a doorbell.
 
 Fast path: a loop that is woken through a descriptor of its own answers 3 us sooner than through
-``call_soon_threadsafe`` on uvloop, and 10 us sooner on asyncio's own (22 and 29 us from thread to
-coroutine and back, where it was 25 and 40).  Besides what a loop does for a call of its own, who
+``call_soon_threadsafe`` on uvloop, and 9 us sooner on asyncio's own (22 and 33 us from coroutine to
+thread and back, where it was 25 and 42).  Besides what a loop does for a call of its own, who
 rings lets the interpreter go while he does.
 Plain twin: :class:`_Caller`, also for loops that can watch no descriptor.
 """
