@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-from loom_driver import LOOP, Core
+import random
+from collections.abc import Iterator
 
-from taskloom._core.deadlock import Wait, describe_circle, find_circle
+import pytest
+from actor_world import ActorCore
+from loom_driver import LOOP, Core
+from tests.scale import scaled
+
+from taskloom._core.actor_record import ActorRecord
+from taskloom._core.deadlock import Wait, _Search, describe_circle, find_circle
 from taskloom._core.node import Node, ObjectRecord
 
 
@@ -133,3 +139,84 @@ def test_a_long_way_round_is_found_without_recursion():
     circle = find_circle(core.loom, [waits(a, node)])
     assert len(circle) == 20_001
     assert "and so on, 20001 in all" in describe_circle(circle, str, [waits(a, node)])
+
+
+class Drawn(_Search):
+    """A search in a graph that is given: who needs one of whom; None moves."""
+
+    def __init__(self, graph: dict[int, list[int | None]], blocked: list[int]) -> None:
+        self._blocked = dict.fromkeys(blocked)  # type: ignore[assignment]
+        self._alike = {}
+        self.graph = graph
+        self.looked = 0
+
+    def _needs(self, node: int) -> Iterator[int | None]:  # type: ignore[override]
+        for helper in self.graph[node]:
+            self.looked += 1
+            yield helper
+
+
+@pytest.mark.parametrize("seed", range(scaled(300)))
+def test_the_search_finds_what_never_moves_however_it_is_drawn(seed):
+    chance = random.Random(seed)
+    nodes = range(chance.choice((2, 5, 12)))
+    share = chance.random() / 4
+    graph = {
+        node: [
+            None if chance.random() < share else chance.choice(nodes)
+            for _ in range(chance.choice((0, 1, 1, 1, 2, 3)) if chance.random() < 0.9 else 1)
+        ]
+        for node in nodes
+    }
+    moving: set[int] = set()
+    while True:  # the plain way
+        more = {
+            node
+            for node, helpers in graph.items()
+            if not helpers or any(helper is None or helper in moving for helper in helpers)
+        }
+        if more == moving:
+            break
+        moving = more
+    reachable, todo = set[int](), [chance.choice(nodes)]
+    blocked = todo.copy()
+    while todo:
+        node = todo.pop()
+        if node not in reachable:
+            reachable.add(node)
+            todo += [helper for helper in graph[node] if helper is not None]
+    stuck = Drawn(graph, blocked).stuck()
+    assert {*stuck} & {*blocked} == {*blocked} - moving
+    assert {*stuck} <= reachable - moving
+    for node, helpers in stuck.items():
+        assert helpers
+        assert helpers == graph[node]
+
+
+def test_a_search_looks_no_further_than_it_must():
+    many = 10_000
+    graph: dict[int, list[int | None]] = {0: [*range(1, many)]}
+    graph |= {node: [] for node in range(1, many)}
+    search = Drawn(graph, [0])
+    assert search.stuck() == {}
+    assert search.looked == 1
+
+
+def test_calls_in_one_line_are_looked_at_as_one(monkeypatch):
+    core = ActorCore()
+    core.worker()
+    (a,) = running(core, 1)
+    actor = core.alive(threads=2)
+    first, second, *behind = [core.call(actor) for _ in range(50)]
+    core.schedule()
+    both = [waits(a, *behind), waits(first, a), waits(second, a)]
+    asked = []
+    ask = ActorRecord.in_the_way
+    monkeypatch.setattr(
+        ActorRecord, "in_the_way", lambda self, node: (asked.append(node), ask(self, node))[1]
+    )
+    circle = find_circle(core.loom, both)
+    assert len(circle) == 3
+    assert {*circle} & {first, second}
+    assert {*circle} & {*behind}
+    assert len(asked) == 1

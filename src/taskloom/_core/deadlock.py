@@ -17,7 +17,7 @@ goes on, nothing is said, and when it has ended, the next look finds them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +26,7 @@ from taskloom._core.resources import Request
 from taskloom._core.states import NodeState
 
 if TYPE_CHECKING:
+    from taskloom._core.actor_record import ActorRecord, Line
     from taskloom._core.reactor import Reactor
 
 MAX_NAMED: Final = 20
@@ -75,10 +76,10 @@ def find_circle(loom: Reactor, waits: Iterable[Wait], *, only_final: bool = True
         waits: who waits.
         only_final: False: take every wait for one that is final.
     """
-    blocked: dict[Node, list[ObjectRecord]] = {}
+    blocked: dict[Node, list[Sequence[ObjectRecord]]] = {}
     for wait in waits:
         if (wait.final or not only_final) and wait.node.state is NodeState.ASSIGNED:
-            blocked.setdefault(wait.node, []).extend(wait.pending())
+            blocked.setdefault(wait.node, []).append(wait.records)
     if not blocked:
         return []
     search = _Search(loom, blocked)
@@ -97,9 +98,17 @@ def find_circle(loom: Reactor, waits: Iterable[Wait], *, only_final: bool = True
 
 
 class _Search:
-    def __init__(self, loom: Reactor, blocked: dict[Node, list[ObjectRecord]]) -> None:
+    """Looks at one thing after another, and no further once it is known that a task moves.
+
+    So where nothing is stuck it looks at a few of the objects that each task waits for, however
+    many they are.
+    """
+
+    def __init__(self, loom: Reactor, blocked: dict[Node, list[Sequence[ObjectRecord]]]) -> None:
         self._loom = loom
         self._blocked = blocked
+        self._first_of: dict[Line, Node] = {}  # the call of a line that was looked at first
+        self._alike: dict[Node, Node] = {}  # calls that need what that one needs
         self._held: dict[Node, Request] = {node: held_by(node) for node in blocked}
         taken: dict[str, int] = {}
         for request in self._held.values():
@@ -113,52 +122,93 @@ class _Search:
         """Those that never move, each with what it needs (all of which are stuck, too)."""
         needs: dict[Node, list[Node]] = {}
         needed_by: dict[Node, list[Node]] = {}
-        moving: list[Node] = []
-        todo = list(self._blocked)
-        while todo:
-            node = todo.pop()
+        moving: set[Node] = set()
+        for root in self._blocked:
+            if root not in needs and root not in moving:
+                needs[root] = []
+                self._follow(root, needs, needed_by, moving)
+        for node, first in self._alike.items():
             if node in needs:
-                continue
-            needs[node] = helpers = self._needs(node)
-            if not helpers:
-                moving.append(node)
-            for helper in helpers:
-                needed_by.setdefault(helper, []).append(node)
-                todo.append(helper)
-        while moving:
-            node = moving.pop()
-            if needs.pop(node, None) is not None:
-                moving += needed_by.get(node, ())
+                needs[node] = needs[first]
         return needs
 
-    def _needs(self, node: Node) -> list[Node]:
-        """What must move before the node does; nothing: it moves."""
-        records = self._blocked.get(node)
-        if records is not None:
-            return self._makers(records)
-        if node.state is NodeState.WAITING:
-            return self._makers(dep for dep in node.deps if dep.outcome is None)
-        if node.actor is not None:
-            return node.actor.in_the_way(node)
-        if node.state is NodeState.READY:
+    def _follow(
+        self,
+        root: Node,
+        needs: dict[Node, list[Node]],
+        needed_by: dict[Node, list[Node]],
+        moving: set[Node],
+    ) -> None:
+        """Look at what ``root`` needs, at what that needs, and so on: depth first."""
+        path = [(root, self._needs(root))]
+        while path:
+            node, rest = path[-1]
+            if node in moving:
+                path.pop()
+                continue
+            for helper in rest:
+                if helper is None or helper in moving:
+                    _move(node, needs, needed_by, moving)
+                    break
+                needs[node].append(helper)
+                needed_by.setdefault(helper, []).append(node)
+                if helper not in needs:
+                    needs[helper] = []
+                    path.append((helper, self._needs(helper)))
+                    break
+            else:
+                path.pop()
+                if not needs[node]:
+                    _move(node, needs, needed_by, moving)
+
+    def _needs(self, node: Node) -> Iterator[Node | None]:
+        """Who must move before the node does: one of these; None, or nobody: it moves."""
+        waits = self._blocked.get(node)
+        if waits is not None:
+            for records in waits:
+                yield from self._makers(records)
+        elif node.state is NodeState.WAITING:
+            yield from self._makers(node.deps)
+        elif node.actor is not None:
+            yield from self._in_the_way(node, node.actor)
+        elif node.state is NodeState.READY:
             missing = {
                 name for name, units in node.spec.request if self._within_reach.get(name, 0) < units
             }
-            return [
-                holder
-                for holder, request in self._held.items()
-                if any(name in missing for name, _ in request)
-            ]
-        return []
+            for holder, request in self._held.items():
+                if any(name in missing for name, _ in request):
+                    yield holder
 
-    def _makers(self, records: Iterable[ObjectRecord]) -> list[Node]:
-        found: list[Node] = []
+    def _makers(self, records: Iterable[ObjectRecord]) -> Iterator[Node | None]:
         for record in records:
-            made_by = makers(self._loom, record)
-            if not made_by:
-                return []  # who makes it is not known: the wait may end
-            found += made_by
-        return found
+            if record.outcome is None:
+                # Who makes it may not be known: the wait may end.
+                yield from makers(self._loom, record) or (None,)
+
+    def _in_the_way(self, node: Node, actor: ActorRecord) -> list[Node]:
+        """Of which one must end; those that stand in one line have the same, or its first one."""
+        if node.state is NodeState.READY and not actor.facts.is_serial:
+            first = self._first_of.setdefault(actor.line_of(node), node)
+            if first is not node:
+                self._alike[node] = first
+                return [first]
+        return actor.in_the_way(node)
+
+
+def _move(
+    node: Node,
+    needs: dict[Node, list[Node]],
+    needed_by: dict[Node, list[Node]],
+    moving: set[Node],
+) -> None:
+    """It moves, and with it all that need it."""
+    todo = [node]
+    while todo:
+        current = todo.pop()
+        if current not in moving:
+            moving.add(current)
+            needs.pop(current, None)
+            todo += needed_by.pop(current, ())
 
 
 def held_by(node: Node) -> Request:
