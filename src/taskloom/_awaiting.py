@@ -65,7 +65,13 @@ class Wait:
     def add_done_callback(
         self, go_on: Callable[[Any], object], *, context: Context | None = None
     ) -> None:
-        """The task waits now; it is the only one who does."""
+        """The task waits now.
+
+        Raises:
+            RuntimeError: another one does: it is made for one task.
+        """
+        if self._go_on is not None:
+            raise RuntimeError("an await of a ref takes one callback, that of its task")
         if self._state:
             self._loop.call_soon(go_on, self, context=context)
             return

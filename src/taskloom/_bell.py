@@ -34,13 +34,18 @@ class Bell:
             self._rung = True
             os.write(self._write_fd, _RING)
 
+    def ring_again(self) -> None:
+        """By the one who was woken: he has not seen to all of it."""
+        os.write(self._write_fd, _RING)
+
     def hush(self) -> None:
         """By the one who was woken, before he looks for what there is to do."""
         try:
             os.read(self._read_fd, 4096)
         except BlockingIOError:
             pass  # who rings has not got so far, or two rang at once
-        self._rung = False
+        finally:  # a signal may come, and with it Ctrl-C: it must ring the next time all the same
+            self._rung = False
 
     def close(self) -> None:
         """By the last who knows it; also when it is collected."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ import anyio
 import pytest
 import uvloop
 from tests.gates import Gate
+from tests.scale import scaled
 
 from taskloom._awaiting import Wait
 from taskloom._engine.doorbells import doorbell_of
@@ -214,6 +216,65 @@ def test_ctrl_c_in_one_task_is_no_end_for_the_others(tl, new_loop):
     loop.close()
 
 
+INTERRUPTED = """
+import asyncio, os, random, signal, sys, threading, time
+import taskloom
+signal.signal(signal.SIGINT, signal.default_int_handler)
+taskloom.init(num_cpus=2)
+double = taskloom.remote(lambda n: 2 * n)
+loop = asyncio.new_event_loop()
+chance = random.Random(1)
+
+async def one(n):
+    return await double.remote(n)
+
+def interrupt(delay_s):
+    begun.wait()
+    time.sleep(delay_s)  # any moment will do
+    os.kill(os.getpid(), signal.SIGINT)
+
+def value(task):
+    error = task.exception()  # the interrupt may have come while a task was running
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else task.result()
+
+for _ in range(int(sys.argv[1])):
+    tasks = [loop.create_task(one(n)) for n in range(30)]
+    loop.run_until_complete(asyncio.sleep(0))
+    begun = threading.Event()
+    thread = threading.Thread(target=interrupt, args=(chance.random() * 0.002,))
+    thread.start()
+    try:
+        begun.set()
+        loop.run_until_complete(asyncio.wait(tasks))
+        while True:
+            time.sleep(1)
+    except KeyboardInterrupt:
+        pass
+    thread.join()
+    for _ in range(3):  # what the interrupted call has left behind may end the next one
+        try:
+            done, pending = loop.run_until_complete(asyncio.wait(tasks, timeout=30))
+            break
+        except RuntimeError:
+            pass
+    assert not pending, f"{len(pending)} awaits are never answered"
+    assert all(value(task) in (2 * n, "interrupted") for n, task in enumerate(tasks))
+taskloom.shutdown()
+loop.close()
+print("all were answered")
+"""
+
+
+def test_ctrl_c_at_any_moment_leaves_no_await_behind():
+    """The loop is interrupted somewhere, and run on: who waited gets his value.
+
+    Only asyncio's own loop can be run on after any interrupt; uvloop's may take itself for running.
+    """
+    argv = [sys.executable, "-c", INTERRUPTED, str(scaled(300))]
+    program = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+    assert program.stdout.endswith("all were answered\n"), program.stderr
+
+
 def test_a_time_limit_and_a_scope_end_the_wait(tl, gate):
     waits = held_by(tl, gate)
 
@@ -224,6 +285,22 @@ def test_a_time_limit_and_a_scope_end_the_wait(tl, gate):
         with anyio.move_on_after(0.01) as scope:
             await waits.remote(1)
         assert scope.cancelled_caught
+
+    run(main())
+    gate.open()
+
+
+def test_an_await_is_for_one_task(tl, gate):
+    async def main():
+        async def waits():
+            await held_by(tl, gate).remote(1)
+
+        coroutine = waits()
+        wait = coroutine.send(None)
+        wait.add_done_callback(lambda _: None)
+        with pytest.raises(RuntimeError, match="one callback"):
+            wait.add_done_callback(lambda _: None)
+        coroutine.close()
 
     run(main())
     gate.open()

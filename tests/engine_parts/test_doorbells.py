@@ -89,14 +89,59 @@ def test_an_interrupt_in_one_of_them_loses_none_of_the_others(new_loop):
     bell = loop.run_until_complete(own_doorbell())
 
     def interrupt() -> None:
-        raise KeyboardInterrupt
+        if len(guests[0].told) == 1:
+            raise KeyboardInterrupt
 
     guests = [Guest(then=interrupt), Guest(), Guest(then=loop.stop)]
     ring_elsewhere(bell, [(guest, 1) for guest in guests])
     with pytest.raises(KeyboardInterrupt):
         loop.run_forever()
     loop.run_forever()
-    assert [guest.told for guest in guests] == [[1], [1], [1]]
+    assert [guest.told for guest in guests] == [[1, 1], [1], [1]]  # once more, to be sure
+    loop.close()
+
+
+@LOOPS
+def test_an_interrupt_while_it_listens_loses_nobody(new_loop, monkeypatch):
+    loop = new_loop()
+    bell = loop.run_until_complete(own_doorbell())
+    read = os.read
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupted(fd: int, count: int) -> bytes:
+        data = read(fd, count)
+        if interrupts and fd == bell._bell.fileno():
+            raise interrupts.pop()  # as a signal handler does, as soon as the call is back
+        return data
+
+    monkeypatch.setattr(os, "read", interrupted)
+    first, last = Guest(), Guest(then=loop.stop)
+    ring_elsewhere(bell, [(first, 1), (last, 1)])
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    loop.run_forever()
+    assert (first.told, last.told) == ([1], [1])
+    ring_elsewhere(bell, [(first, 2), (last, 2)])
+    loop.run_forever()
+    assert (first.told, last.told) == ([1, 2], [1, 2])
+    loop.close()
+
+
+def test_who_raises_each_time_does_not_keep_the_others_waiting():
+    loop = asyncio.new_event_loop()
+    errors: list[object] = []
+    loop.set_exception_handler(lambda _loop, context: errors.append(context["exception"]))
+    bell = loop.run_until_complete(own_doorbell())
+
+    def fail() -> None:
+        raise ValueError("again")
+
+    broken, last = Guest(then=fail), Guest(then=loop.stop)
+    ring_elsewhere(bell, [(broken, 1), (last, 1)])
+    loop.run_forever()
+    assert broken.told == [1, 1]
+    assert len(errors) == 2
+    assert last.told == [1]
     loop.close()
 
 

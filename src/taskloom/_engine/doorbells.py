@@ -69,6 +69,7 @@ class _Ringer:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._bell = Bell()
         self._calls: deque[tuple[Told, int]] = deque()
+        self._interrupted: tuple[Told, int] | None = None  # who was first when it last was
         # Without the context of whoever happens to be the first: the loop would keep it.
         Context().run(loop.add_reader, self._bell.fileno(), self._on_ring)
 
@@ -77,16 +78,25 @@ class _Ringer:
         self._bell.ring()
 
     def _on_ring(self) -> None:
-        self._bell.hush()  # first: what comes from now on rings again
         calls = self._calls
         try:
+            self._bell.hush()  # first: what comes from now on rings again
             for _ in range(len(calls)):
-                told, key = calls.popleft()
+                told, key = calls[0]
                 if not told.stopped:
                     told.callback(key)
-        finally:
-            if calls:  # one of them has ended the loop, by Ctrl-C: the others are not lost
-                self._bell.ring()
+                # Not before: a signal may raise anywhere, and to be told twice is harmless.
+                del calls[0]
+            self._interrupted = None
+        except BaseException:
+            # Ctrl-C, in here or in a task that went on: nobody is passed over for it.
+            first = calls[0] if calls else None
+            if first is not None and first is self._interrupted:
+                del calls[0]  # it is what raises, each time
+            self._interrupted = first
+            if calls:
+                self._bell.ring_again()
+            raise
 
 
 # One for each loop, whatever number of sessions it sees.  A doorbell does not know its loop, which
