@@ -241,7 +241,7 @@ for _ in range(int(sys.argv[1])):
     tasks = [loop.create_task(one(n)) for n in range(30)]
     loop.run_until_complete(asyncio.sleep(0))
     begun = threading.Event()
-    thread = threading.Thread(target=interrupt, args=(chance.random() * 0.002,))
+    thread = threading.Thread(target=interrupt, args=(chance.random() * 0.001,))
     thread.start()
     try:
         begun.set()
@@ -270,7 +270,7 @@ def test_ctrl_c_at_any_moment_leaves_no_await_behind():
 
     Only asyncio's own loop can be run on after any interrupt; uvloop's may take itself for running.
     """
-    argv = [sys.executable, "-c", INTERRUPTED, str(scaled(300))]
+    argv = [sys.executable, "-c", INTERRUPTED, str(scaled(1000))]
     program = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
     assert program.stdout.endswith("all were answered\n"), program.stderr
 
