@@ -119,7 +119,7 @@ def until_done(ref: ObjectRef[Any], home: Backend) -> Generator[Any, None, None]
     stop = home.subscribe((ref,), wait.wake, loop)
     try:
         yield wait
-        if not wait.done():
+        if not wait._state:
             raise RuntimeError("the coroutine was sent on before the object is done")
     except BaseException as error:
         stop()

@@ -17,10 +17,12 @@ class Bell:
 
     def __init__(self) -> None:
         self._read_fd = self._write_fd = -1
+        self._size = 8  # of a read: as much memory is taken for it
         if hasattr(os, "eventfd"):
             self._read_fd = self._write_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         else:
             self._read_fd, self._write_fd = os.pipe()
+            self._size = 4096  # rings that came together
             os.set_blocking(self._read_fd, False)
             os.set_blocking(self._write_fd, False)
         self._rung = False
@@ -41,7 +43,7 @@ class Bell:
     def hush(self) -> None:
         """By the one who was woken, before he looks for what there is to do."""
         try:
-            os.read(self._read_fd, 4096)
+            os.read(self._read_fd, self._size)
         except BlockingIOError:
             pass  # who rings has not got so far, or two rang at once
         finally:  # a signal may come, and with it Ctrl-C: it must ring the next time all the same

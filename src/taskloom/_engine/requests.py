@@ -117,7 +117,7 @@ class Requests:
 
     def _is_news(self, question: _Question) -> bool:
         """True when the task that asks is to stop, and no answer has told it so."""
-        node = question.worker.record.inflight.get(max(question.running, 0))
+        node = question.worker.record.node_at(max(question.running, 0))
         if node is None or node.cancel_told:
             return False
         if node.state is NodeState.ASSIGNED and not node.overdue:

@@ -15,7 +15,7 @@ class Waiter:
     """Watches some records; ``on_done`` runs in the engine's thread, once for each."""
 
     def __init__(self, records: Iterable[ObjectRecord]) -> None:
-        self.records = list(records)
+        self.records: Sequence[ObjectRecord] = list(records)
 
     def on_done(self, record: ObjectRecord) -> None:
         raise NotImplementedError
@@ -211,12 +211,12 @@ class Subscriber(Waiter):
 
     def __init__(
         self,
-        records: Iterable[ObjectRecord],
+        records: Sequence[ObjectRecord],
         callback: Callable[[int], None],
         loop: AbstractEventLoop | None,
         wakeups: Wakeups,
     ) -> None:
-        self.records = list(records)  # not through super(): for each await, it is another call
+        self.records = records  # not through super(): for each await, it is another call
         self.callback = callback
         self._bell = None if loop is None else doorbell_of(loop)
         self._wakeups = wakeups
