@@ -212,8 +212,8 @@ class Scheduler:
     def _place_tasks(self, bucket: Bucket) -> None:
         """To idle workers first, one each; then behind the short tasks of busy ones."""
         ledger, request = self._loom.ledger, bucket.request
-        # What fits is asked before a node is made of the first call, for behind calls it makes nodes
-        # of them, too: of 2,000 calls that 20 tasks submit, 830 became nodes, and 50 do now.
+        # What fits is asked before a node is made of the first call: behind calls it makes nodes of
+        # them, too.  Of 2,000 calls that 20 tasks submit, 830 became nodes, and 50 do now.
         while bucket.nodes and self._idle and ledger.fits(request):
             node = bucket.head()
             if node is None:
