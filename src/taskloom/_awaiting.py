@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from taskloom._waiting import running_trio, wait_for_some
+from taskloom._waiting import asyncio_loop, running_trio, wait_for_some
 
 if TYPE_CHECKING:
     from taskloom.backends.base import Backend
@@ -109,12 +109,7 @@ def until_done(ref: ObjectRef[Any], home: Backend) -> Generator[Any, None, None]
             home.abandon(ref)
             raise
         return
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        raise RuntimeError(
-            "awaiting an ObjectRef needs a running asyncio or trio event loop"
-        ) from None
+    loop = asyncio_loop()
     wait = Wait(loop)
     stop = home.subscribe((ref,), wait.wake, loop)
     try:

@@ -8,6 +8,21 @@ from typing import Final
 _RING: Final = (1).to_bytes(8, "little")
 
 
+def descriptors() -> tuple[int, int]:
+    """To read from and to write to: the same one where the system has eventfd.
+
+    Raises:
+        OSError: none is left.
+    """
+    if hasattr(os, "eventfd"):
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        return fd, fd
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(read_fd, False)
+    os.set_blocking(write_fd, False)
+    return read_fd, write_fd
+
+
 class Bell:
     """Wakes a thread that watches its descriptor; rung twice, it wakes once.
 
@@ -17,14 +32,9 @@ class Bell:
 
     def __init__(self) -> None:
         self._read_fd = self._write_fd = -1
-        self._size = 8  # of a read: as much memory is taken for it
-        if hasattr(os, "eventfd"):
-            self._read_fd = self._write_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        else:
-            self._read_fd, self._write_fd = os.pipe()
-            self._size = 4096  # rings that came together
-            os.set_blocking(self._read_fd, False)
-            os.set_blocking(self._write_fd, False)
+        self._read_fd, self._write_fd = descriptors()
+        # Of a read, for which as much memory is taken; a pipe may hold several rings.
+        self._size = 8 if self._read_fd == self._write_fd else 4096
         self._rung = False
 
     def fileno(self) -> int:

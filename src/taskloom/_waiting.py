@@ -88,7 +88,7 @@ class _AsyncioWaiter(Waiter):
     __slots__ = ("_future", "_loop")
 
     def __init__(self) -> None:
-        self._loop = _asyncio_loop()
+        self._loop = asyncio_loop()
         self._future: asyncio.Future[None] = self._loop.create_future()
 
     def wake(self) -> None:
@@ -134,7 +134,7 @@ class _TrioWaiter(Waiter):
             await self._event.wait()
 
 
-def _asyncio_loop() -> asyncio.AbstractEventLoop:
+def asyncio_loop() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -165,7 +165,7 @@ def on_alarm_here(group: Group, callback: Callable[[], None]) -> None:
     """Have ``callback()`` called in the running loop, of asyncio or trio, by the group's alarm."""
     trio = running_trio()
     if trio is None:
-        group.on_alarm(lambda _key: callback(), _asyncio_loop())
+        group.on_alarm(lambda _key: callback(), asyncio_loop())
         return
     token = trio.lowlevel.current_trio_token()
 
@@ -201,7 +201,7 @@ def run_beside(work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Wa
 
 
 def _beside_in_asyncio(work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Waiter]:
-    loop = _asyncio_loop()
+    loop = asyncio_loop()
     task = loop.create_task(work())
     ended = _AsyncioWaiter()
     task.add_done_callback(lambda _task: ended._end())

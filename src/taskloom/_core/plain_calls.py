@@ -129,7 +129,11 @@ class PlainCalls:
             loom.on_done(worker, seq, (outcome,), (None,), span)
 
     def on_answer(self, worker: WorkerRecord, seq: int, outcome: bytes, seconds: float) -> None:
-        """The same for one call that has returned on its own."""
+        """The same for one call that has returned on its own.
+
+        Fast path: its columns are of one (a ``get`` takes 0.95 of the time, with the like in
+        ``Engine.take_bare``).  Plain twin: :meth:`on_done`.
+        """
         loom = self._loom
         call = worker.calls[seq]
         del worker.calls[seq]

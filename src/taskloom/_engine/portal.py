@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from taskloom._bell import descriptors
+
 MAX_DRAIN: Final = 2000
 """Items taken from the inbox in one turn of the loop, so that workers are heard in between."""
 
@@ -53,12 +55,7 @@ class Portal:
         self.thread_id = 0  # the loop's thread
         self._finished = False  # its engine has ended
         self._read_fd = self._write_fd = -1  # none, should there be none left
-        if hasattr(os, "eventfd"):
-            self._read_fd = self._write_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        else:
-            self._read_fd, self._write_fd = os.pipe()
-            os.set_blocking(self._read_fd, False)
-            os.set_blocking(self._write_fd, False)
+        self._read_fd, self._write_fd = descriptors()
 
     def post(self, method: Callable[[Any], None], argument: Any) -> None:
         """Have ``method(argument)`` called in the loop's thread, in the order of the posts.
