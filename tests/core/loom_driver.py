@@ -16,7 +16,14 @@ from taskloom._core import invariants
 from taskloom._core.actor_invariants import held_objects
 from taskloom._core.actor_record import ActorRecord
 from taskloom._core.alarms import Alarm
-from taskloom._core.node import Node, ObjectRecord, PlainCall, WorkerKind, WorkerRecord
+from taskloom._core.node import (
+    Node,
+    ObjectRecord,
+    PlainCall,
+    WorkerKind,
+    WorkerRecord,
+    new_call,
+)
 from taskloom._core.reactor import Reactor
 from taskloom._core.resources import Ledger
 from taskloom._core.scopes import Scope
@@ -289,7 +296,7 @@ class Core:
         spec = self._spec(function, False, 1, cpus, (), retries, 0, None, None)
         calls = []
         for _ in range(count):
-            call = PlainCall(self._mint.next_task() + 1, spec, b"args")
+            call = new_call(PlainCall, self._mint.next_task() + 1, spec, b"args")
             self.refs[call] += 1
             calls.append(call)
         self.loom.calls.on_submit(calls)
@@ -298,7 +305,7 @@ class Core:
     def hand_call_over(self, worker: WorkerRecord, *, function: str = "f") -> PlainCall:
         """One call of the driver, which the idle worker has already."""
         spec = self._spec(function, False, 1, 1, (), -1, 0, None, None)
-        call = PlainCall(self._mint.next_task() + 1, spec, b"args")
+        call = new_call(PlainCall, self._mint.next_task() + 1, spec, b"args")
         self.refs[call] += 1
         self.loom.scheduler.on_call_handed_over(call, worker, worker.seq + 1)
         return call

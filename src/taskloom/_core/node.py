@@ -184,18 +184,10 @@ class PlainCall(ObjectRecord):
     depth = 0
     parent: Node | None = None
 
-    def __init__(self, key: int, spec: TaskSpec, args: bytes) -> None:
-        # Not through super(): it is a call, for each call, and so are stores one by one.
-        self.key = key
-        self.holds = 1
-        self.contains = ()
-        self.failed = self.seen = False
-        self.outcome = self.dependents = self.waiters = None
-        self.producer = self
-        self.spec = spec
-        self.args: bytes | None = args
-        self.where: Graph | WorkerRecord | None = None  # in whose line, or with whom
-
+    # Made by ``new_call``.
+    spec: TaskSpec
+    args: bytes | None
+    where: Graph | WorkerRecord | None  # in whose line, or with whom
     order: int  # both: set when the engine takes it in
     passed_over: int
 
@@ -239,7 +231,7 @@ def new_call(kind: type[_Call], key: int, spec: TaskSpec, args: bytes) -> _Call:
 
     Fast path: a constructor that is written in Python is called through C, and costs as much as
     what stands in it (``.remote()`` 1.4 -> 1.2 us, with the same for its ref).  Plain twin:
-    ``PlainCall()``.
+    the constructor of ``ObjectRecord``.
     """
     call: _Call = _new(kind)
     call.key = key
